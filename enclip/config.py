@@ -1,0 +1,74 @@
+"""Where we are: the environment, read once, at entry points only."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PathFromEnv = Annotated[Path, NoDecode]
+
+
+class Settings(BaseSettings):
+    """Locations and credentials. Everything has an embedded default under `home`.
+
+    Each field is read from the variable of its alias; entry points call `Settings()` and pass the
+    result on, so that nothing below them looks at the environment.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+
+    home: Path = Field(
+        Path(".enclip"),
+        alias="ENCLIP_HOME",
+        description="Folder that holds all embedded state; made on first use.",
+    )
+    database_url: str = Field(
+        "",
+        alias="ENCLIP_DATABASE_URL",
+        description="Catalog and ledger; empty: SQLite in `home`. Postgres: postgresql+psycopg2://…",
+    )
+    store_url: str = Field(
+        "",
+        alias="ENCLIP_STORE_URL",
+        description="Pictures, snapshots, embeddings; empty: a folder in `home`. S3: s3://bucket/prefix",
+    )
+    s3_endpoint_url: str = Field(
+        "", alias="ENCLIP_S3_ENDPOINT_URL", description="S3-compatible endpoint; empty: AWS."
+    )
+    mlflow_tracking_uri: str = Field(
+        "", alias="MLFLOW_TRACKING_URI", description="MLflow; empty: SQLite and a folder in `home`."
+    )
+    airflow_url: str = Field(
+        "http://127.0.0.1:8080", alias="ENCLIP_AIRFLOW_URL", description="Airflow's address, for links."
+    )
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.home / 'catalog.db'}"
+
+    @property
+    def resolved_store_url(self) -> str:
+        """The blob store: an absolute folder or an s3:// URL."""
+        return self.store_url or str(self.home / "store")
+
+    @property
+    def resolved_tracking_uri(self) -> str:
+        """MLflow's tracking URI; absolute, and usable with nothing running by default."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def artifact_root(self) -> Path:
+        """Where MLflow's artifacts lie when it is embedded."""
+        return self.home / "mlartifacts"
+
+    @property
+    def scratch(self) -> Path:
+        """Local working files that can be rebuilt: pixel maps, checkpoints in progress, opened releases."""
+        return self.home / "scratch"

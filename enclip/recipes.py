@@ -1,0 +1,99 @@
+"""What we believe: hyper-parameters, the search for an ensemble, gate thresholds.
+
+Typed and frozen; the resolved recipe is saved beside what it made. Each field's description is the
+sentence that `--help`, Airflow's form and the docs show.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Device = Literal["auto", "cuda", "cpu"]
+Strictness = Literal["strict", "normal", "lenient"]
+
+
+class Recipe(BaseModel):
+    """A frozen set of beliefs; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainRecipe(Recipe):
+    """One fine-tuning."""
+
+    base: str = Field(
+        "tiny",
+        description="Base weights: tiny (trained from nothing), NAME:TAG of open_clip, hf-hub:…, "
+        "local-dir:PATH, or champion.",
+    )
+    epochs: int = Field(6, ge=1, le=200, description="Passes over the train split, per instance.")
+    instances: int = Field(2, ge=1, le=16, description="Independent fine-tunings (seeds) in one run.")
+    seed: int = Field(0, ge=0, description="Seed of the first instance; instance i uses seed + i.")
+    batch_size: int = Field(128, ge=2, description="Products per contrastive batch and process.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before one step.")
+    learning_rate: float = Field(
+        0.0, ge=0, description="Peak learning rate; 0: 1e-3 from nothing, 1e-5 from pretrained weights."
+    )
+    weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay on matrices.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
+    schedule: Literal["cosine", "cyclic"] = Field("cosine", description="Learning rate after the warm-up.")
+    cycles: int = Field(3, ge=1, description="Cosine cycles of the cyclic schedule.")
+    loss: Literal["softmax", "sigmoid"] = Field("softmax", description="Contrastive loss; both take shared targets.")
+    low_quality: float = Field(
+        0.3, ge=0, le=1, description="Share of training pictures that are blurred, shrunk or made noisy."
+    )
+    pixel_side: int = Field(
+        0, ge=0, le=1024, description="Side of the stored square canvas in px; 0: as the model and the pictures need."
+    )
+    patience: int = Field(0, ge=0, description="Epochs without a better mAP@10 on select before stopping; 0: never.")
+    focus: tuple[str, ...] = Field((), description="Categories to fine-tune on; none: the whole catalog.")
+    replay: float = Field(
+        0.3, ge=0, description="Products of other categories per focus product, so that the rest is not forgotten."
+    )
+    device: Device = Field("auto", description="auto takes CUDA where there is one.")
+
+
+class ReleaseRecipe(Recipe):
+    """How members, clusters and the index are chosen on *select*."""
+
+    min_members: int = Field(2, ge=1, le=32, description="Fewest members of the ensemble.")
+    max_members: int = Field(5, ge=1, le=32, description="Most members of the ensemble.")
+    use_champion: bool = Field(True, description="Offer the champion's members as candidates too.")
+    cluster_counts: tuple[int, ...] = Field(
+        (), description="Numbers of clusters to try; none: a grid that follows the catalog's size."
+    )
+    pulls: tuple[float, ...] = Field(
+        (0.0, 0.15, 0.3, 0.6), description="Pulls toward the cluster's mean score to try; 0 leaves clusters out."
+    )
+    rescored: int = Field(200, ge=10, le=10_000, description="Best products scored again at full dimension.")
+    shards: int = Field(1, ge=1, le=256, description="Parts in which a member embeds the catalog.")
+
+
+class GatePolicy(Recipe):
+    """Thresholds of the gates, as data. mAP@10 differences are absolute."""
+
+    margin: float = Field(0.01, ge=0, description="A loss of mAP@10 smaller than this counts as no loss.")
+    category_margin: float = Field(0.03, ge=0, description="The same for a category.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="One-sided error of each test, Holm-adjusted over categories.")
+    min_queries: int = Field(20, ge=1, description="Queries below which a category is insufficient.")
+    floor: float = Field(0.2, ge=0, le=1, description="Least mAP@10 of a first release.")
+    max_overfit: float = Field(0.35, ge=0, description="Most mAP@10 of a train sample above that of gate.")
+    max_search_ratio: float = Field(2.0, gt=0, description="Most search time over one member's.")
+    max_memory_ratio: float = Field(8.0, gt=0, description="Most index memory over one member's.")
+    bootstrap: int = Field(2000, ge=200, description="Resamples behind each interval.")
+    require_approval: bool = Field(False, description="Ask a person before a promotion.")
+
+    @classmethod
+    def named(cls, strictness: Strictness, *, require_approval: bool = False) -> "GatePolicy":
+        """The policy of a strictness."""
+        margins = {"strict": (0.0, 0.02), "normal": (0.01, 0.03), "lenient": (0.03, 0.08)}
+        margin, category_margin = margins[strictness]
+        return cls(margin=margin, category_margin=category_margin, require_approval=require_approval)
+
+
+class RetrainRecipe(Recipe):
+    """Everything a retraining believes."""
+
+    train: TrainRecipe = TrainRecipe()
+    release: ReleaseRecipe = ReleaseRecipe()
+    gate: GatePolicy = GatePolicy()

@@ -1,0 +1,213 @@
+"""Frozen records and protocols that cross rooms. No logic beyond access; no heavy import."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Strings = NDArray[np.object_]  # Python str; "" where the catalog has nothing
+
+TEXT_FIELDS = ("product_id", "name")
+ATTRIBUTES = (
+    "gender",
+    "master_category",
+    "sub_category",
+    "article_type",
+    "base_colour",
+    "season",
+    "year",
+    "usage",
+)
+
+
+class Split(StrEnum):
+    """What a product may be used for; decided when it is first seen, and never changed (D7)."""
+
+    TRAIN = "train"
+    SELECT = "select"
+    GATE = "gate"
+    ASIDE = "aside"  # links two splits: searchable, but neither trained on nor measured with
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product of the catalog. Unknown attributes are ""."""
+
+    product_id: str
+    name: str
+    image_sha256: str
+    gender: str = ""
+    master_category: str = ""
+    sub_category: str = ""
+    article_type: str = ""
+    base_colour: str = ""
+    season: str = ""
+    year: str = ""
+    usage: str = ""
+    group_id: str = ""
+    split: Split = Split.ASIDE
+
+    @property
+    def category(self) -> str:
+        """The subCategory, else the articleType."""
+        return self.sub_category or self.article_type
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """N products as columns, sorted by product_id ascending; row i is the same product in every column."""
+
+    product_id: Strings
+    name: Strings
+    image_sha256: Strings
+    gender: Strings
+    master_category: Strings
+    sub_category: Strings
+    article_type: Strings
+    base_colour: Strings
+    season: Strings
+    year: Strings
+    usage: Strings
+    group_id: Strings
+    split: Strings
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Product]) -> "Products":
+        """Columns from rows; sorts by product_id."""
+        ordered = sorted(rows, key=lambda product: product.product_id)
+        return cls(
+            **{
+                column.name: np.array([str(getattr(row, column.name)) for row in ordered], dtype=object)
+                for column in fields(cls)
+            }
+        )
+
+    @classmethod
+    def column_names(cls) -> tuple[str, ...]:
+        """The columns, in order."""
+        return tuple(column.name for column in fields(cls))
+
+    @property
+    def category(self) -> Strings:
+        """Per product: the subCategory, else the articleType."""
+        return np.where(self.sub_category != "", self.sub_category, self.article_type).astype(object)
+
+    def take(self, rows: NDArray[Any]) -> "Products":
+        """The products at integer rows or under a boolean mask, in that order."""
+        return Products(**{name: getattr(self, name)[rows] for name in self.column_names()})
+
+    def row(self, index: int) -> Product:
+        """One product."""
+        values = {name: str(getattr(self, name)[index]) for name in self.column_names()}
+        return Product(**{**values, "split": Split(values["split"])})  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+    def __iter__(self) -> Iterator[Product]:
+        return (self.row(index) for index in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A catalog row that was set aside. `row` counts data rows from 1, header excluded."""
+
+    row: int
+    product_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one ingest did. `gone` counts products newly withdrawn."""
+
+    accepted: int
+    unchanged: int
+    rejected: int
+    gone: int
+    rejections: tuple[Rejection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Products a search may return; None or empty: no restriction. Values compare case-insensitively."""
+
+    category: tuple[str, ...] = ()
+    gender: tuple[str, ...] = ()
+    colour: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result. `score` is higher-is-better and comparable within its ranking only."""
+
+    product_id: str
+    score: float
+    cluster: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Retrieval output for one query: descending score, ties by product_id ascending."""
+
+    hits: tuple[Hit, ...]
+
+    @property
+    def product_ids(self) -> tuple[str, ...]:
+        return tuple(hit.product_id for hit in self.hits)
+
+
+class Encoder(Protocol):
+    """One member's two towers, as NumPy in and out."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        """`embedding_BD` of the texts: float32, unit norm."""
+        ...
+
+    def encode_images(self, pixels_BHWC: NDArray[np.uint8]) -> Floats:
+        """`embedding_BD` of uint8 RGB square canvases of any common side: float32, unit norm."""
+        ...
+
+
+class QueryKind(StrEnum):
+    """The three families of queries of the evaluation protocol."""
+
+    SPECIFIC = "specific"
+    TYPE = "type"
+    NAME = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query with its qrels. `relevant` are product ids of the gallery; `query_id` has no spaces."""
+
+    query_id: str
+    kind: QueryKind
+    text: str
+    category: str
+    relevant: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochVersion:
+    """One epoch in the registry. `source` is `models:/m-…`; `map_at_10` was measured on *select*."""
+
+    version: int
+    source: str
+    mlflow_run_id: str
+    instance: int
+    epoch: int
+    weights_sha256: str
+    init_id: str
+    dim: int
+    map_at_10: float
+    metrics: Mapping[str, float] = field(default_factory=dict)

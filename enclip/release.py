@@ -1,0 +1,149 @@
+"""The manifest of a release: what is pinned together, and how it is written, read and verified.
+
+A release is a folder: `manifest.json`, and the files that it lists with their SHA-256. Members are
+referred to by registry version and source, never copied, so that a refreshed index is cheap (D1).
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from enclip.blobs import write_whole
+from enclip.errors import ReleaseError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Member(_Frozen):
+    """A checkpoint in an ensemble."""
+
+    version: int = Field(description="Version of the registered model enclip-epoch.")
+    source: str = Field(description="models:/m-… of the LoggedModel behind it.")
+    instance: int
+    epoch: int
+    weight: float = Field(description="Share of the score; the weights of an ensemble sum to 1.")
+    weights_sha256: str
+    init_id: str = Field(description="Initialisation and architecture; equal ids may be averaged in weight space.")
+    dim: int
+    pixel_side: int
+
+
+class Candidate(_Frozen):
+    """One ensemble that was considered, and what *select* said of it."""
+
+    name: str
+    versions: tuple[int, ...]
+    weights: tuple[float, ...]
+    map_at_10: float
+
+
+class ClusterSettings(_Frozen):
+    """Clusters and how strongly they enter the score; a pull of 0 leaves them out of it."""
+
+    count: int
+    pull: float
+
+
+class FileEntry(_Frozen):
+    sha256: str
+    num_bytes: int
+
+
+class Manifest(_Frozen):
+    """Everything that a release is."""
+
+    format: int = FORMAT
+    kind: Literal["retrain", "refresh"]
+    run_id: str = Field(description="The retrain or refresh that built it.")
+    parent_release: int | None = Field(None, description="Champion when it was built; what it is measured against.")
+    base: str
+    base_version: int | None = Field(None, description="enclip-epoch version of the base as epoch 0.")
+    snapshot: str = Field(description="Digest of the catalog snapshot it searches.")
+    trained_on: str = Field(description="Digest of the snapshot its members were trained on.")
+    num_products: int
+    members: tuple[Member, ...]
+    best_member: int = Field(0, description="Row in members of the best one on select.")
+    clusters: ClusterSettings
+    rescored: int
+    candidates: tuple[Candidate, ...] = ()
+    chosen_because: str
+    created_at: str
+    git_commit: str = ""
+    lock_sha256: str = ""
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+
+    @property
+    def ensemble_key(self) -> tuple[tuple[str, float], ...]:
+        """Equal for releases whose ensembles are the same, whatever their index holds."""
+        return tuple(sorted((member.weights_sha256, round(member.weight, 6)) for member in self.members))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest.json` over the folder's files, hashes included; the manifest as written."""
+    files = {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=file_sha256(path), num_bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    complete = manifest.model_copy(update={"files": files})
+    write_whole(folder / MANIFEST, complete.model_dump_json(indent=2).encode())
+    return complete
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
+    """The manifest of a release folder; with `verify`, every file is hashed first.
+
+    Raises:
+        ReleaseError: no manifest, a newer format, a missing file or one that differs from its hash.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ReleaseError(f"No release at {folder}: {error.strerror}.") from error
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        raise ReleaseError(
+            _not_understood(path, raw, error),
+            remedy="Upgrade enclip, or build the release again with `enclip refresh`.",
+        ) from error
+    if manifest.format > FORMAT:
+        raise ReleaseError(
+            f"{path} has format {manifest.format}; this version reads up to {FORMAT}.", remedy="Upgrade enclip."
+        )
+    if verify:
+        for name, entry in manifest.files.items():
+            file = folder / name
+            if not file.is_file():
+                raise ReleaseError(f"Release file {file} is missing.", remedy="Fetch the release again.")
+            if file_sha256(file) != entry.sha256:
+                raise ReleaseError(f"Release file {file} is not what the manifest says.", remedy="Fetch it again.")
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _not_understood(path: Path, raw: bytes, error: ValidationError) -> str:
+    import json
+
+    try:
+        value: Any = json.loads(raw)
+        if isinstance(value, dict) and int(value.get("format", 0)) > FORMAT:
+            return f"{path} has format {value['format']}; this version reads up to {FORMAT}."
+    except ValueError:
+        pass
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{path} is not a manifest: {place or 'content'}: {first['msg']}."
