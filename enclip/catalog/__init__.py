@@ -1,0 +1,1 @@
+"""The catalog: rows and pictures in, products with groups and splits, frozen snapshots out."""
