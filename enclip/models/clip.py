@@ -1,0 +1,115 @@
+"""A CLIP in memory: batch → embedding."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from enclip.models.architecture import Architecture, Tokenizer
+from enclip.models.device import autocast
+from enclip.models.pixels import prepare
+from enclip.records import Floats
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+EMBED_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class ClipModel:
+    """Towers, tokenizer and where they come from.
+
+    `init_id` names initialisation and architecture: checkpoints with equal ids may be averaged.
+    `from_scratch` is true for a base with random weights and for what was trained from one.
+    """
+
+    module: nn.Module
+    tokenize: Tokenizer
+    architecture: Architecture
+    init_id: str
+    from_scratch: bool
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.architecture.dim
+
+    @property
+    def side(self) -> int:
+        """Side of the square input in px."""
+        return self.architecture.preprocessing.side
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    def to(self, device: torch.device) -> "ClipModel":
+        """Move the weights, in place, in the memory layout that convolutions are fastest in."""
+        self.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+
+class ClipEncoder:
+    """`records.Encoder` over a ClipModel: float32, unit norm, batched, safe to call from several threads."""
+
+    def __init__(self, model: ClipModel, device: torch.device | None = None, *, batch: int = EMBED_BATCH) -> None:
+        self._model = model.to(device or model.device)
+        self._model.module.eval()
+        self._device = device or model.device
+        self._batch = batch
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._model.dim
+
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        """`embedding_BD` of the texts: float32, unit norm. Text beyond the context is cut."""
+        if not texts:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        tokens_BL = self._model.tokenize(texts)
+        return self._collect(self._encode_tokens(part) for part in tokens_BL.split(self._batch))
+
+    def encode_images(self, pixels_BHWC: NDArray[np.uint8]) -> Floats:
+        """`embedding_BD` of uint8 RGB square canvases of any common side: float32, unit norm."""
+        return embed_pixels(self._model, pixels_BHWC, self._device, batch=self._batch)
+
+    def _encode_tokens(self, tokens_BL: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(self._device):
+            features: Tensor = self._model.module.encode_text(tokens_BL.to(self._device))  # type: ignore[operator]
+            return nn.functional.normalize(features.float(), dim=-1).cpu()
+
+    @staticmethod
+    def _collect(parts: Iterator[Tensor]) -> Floats:
+        return np.concatenate([part.numpy() for part in parts])
+
+
+def embed_pixels(
+    model: ClipModel,
+    pixels: NDArray[np.uint8],
+    device: torch.device,
+    *,
+    batch: int = EMBED_BATCH,
+    progress: Progress | None = None,
+) -> Floats:
+    """`embedding_ND` of uint8 `[N, S, S, 3]` (an array or a memory map): float32, unit norm.
+
+    The weights must be on `device` and the module in eval mode. Memory is flat but for the result.
+    """
+    embedding_ND = np.empty((len(pixels), model.dim), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(pixels), batch):
+            # The copy turns a read-only memory map into an array that torch may own.
+            part = torch.from_numpy(np.array(pixels[start : start + batch])).to(device, non_blocking=True)
+            images_BCHW = prepare(part, model.architecture.preprocessing)
+            with autocast(device):
+                features: Tensor = model.module.encode_image(images_BCHW)  # type: ignore[operator]
+            unit = nn.functional.normalize(features.float(), dim=-1)
+            embedding_ND[start : start + batch] = unit.cpu().numpy()
+            if progress:
+                progress(min(start + batch, len(pixels)), len(pixels))
+    return embedding_ND
