@@ -1,0 +1,11 @@
+"""Embeddings → rankings, in plain NumPy, FAISS and scikit-learn: the same code offline and online.
+
+fusion      member embeddings → one vector whose inner product is the ensemble's score
+projection  that vector → one not much wider than a member's
+index       projected vectors → nearest rows
+clusters    projected vectors → groups that look alike
+filters     category, gender, colour, withdrawn → a mask of rows
+ranking     scores → an order, with one rule for ties
+searcher    all of the above as one object: query → ranking
+text        BM25 over names, to compare with
+"""

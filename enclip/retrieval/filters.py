@@ -1,0 +1,87 @@
+"""What a search may return → a boolean mask over the catalog's rows."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.records import Filters, Products, Strings
+
+Mask = NDArray[np.bool_]
+
+
+class FilterIndex:
+    """Attribute values of N products as codes, so that a filter costs comparisons of integers.
+
+    A category names a subCategory, an articleType or a masterCategory; values compare without case
+    and surrounding space. Values of one filter widen the search, filters together narrow it. An
+    unknown value matches nothing: a shop without hats has no hats to show.
+    """
+
+    def __init__(self, products: Products) -> None:
+        self._size = len(products)
+        self._row_of = {product_id: row for row, product_id in enumerate(products.product_id)}
+        self._category = [
+            _Codes(column) for column in (products.sub_category, products.article_type, products.master_category)
+        ]
+        self._gender = [_Codes(products.gender)]
+        self._colour = [_Codes(products.base_colour)]
+        self._withdrawn: tuple[frozenset[str], Mask | None] = (frozenset(), None)
+
+    def row(self, product_id: str) -> int | None:
+        """The product's row."""
+        return self._row_of.get(product_id)
+
+    def mask(self, filters: Filters | None) -> Mask | None:
+        """Rows that pass; None where nothing is filtered."""
+        if filters is None:
+            return None
+        wanted = (
+            (filters.category, self._category),
+            (filters.gender, self._gender),
+            (filters.colour, self._colour),
+        )
+        masks = [
+            np.logical_or.reduce([codes.match(values) for codes in columns]) for values, columns in wanted if values
+        ]
+        return np.logical_and.reduce(masks) if masks else None
+
+    def without(self, product_ids: frozenset[str], *, keep: bool = True) -> Mask | None:
+        """Rows of all other products; None where none of the ids is here. With `keep`, remembered."""
+        # The service asks with the same set until a product is withdrawn. One assignment: safe with threads.
+        known, mask = self._withdrawn
+        if known is product_ids or known == product_ids:
+            return mask
+        rows = [row for row in map(self._row_of.get, product_ids) if row is not None]
+        mask = None
+        if rows:
+            mask = np.ones(self._size, bool)
+            mask[rows] = False
+            mask.flags.writeable = False
+        if keep:
+            self._withdrawn = (product_ids, mask)
+        return mask
+
+
+def both(first: Mask | None, second: Mask | None) -> Mask | None:
+    """Rows that pass two masks; None passes all."""
+    if first is None or second is None:
+        return first if second is None else second
+    return first & second
+
+
+class _Codes:
+    """A column of text as integer codes."""
+
+    def __init__(self, column: Strings) -> None:
+        self._code_of: dict[str, int] = {}
+        codes = (self._code_of.setdefault(_plain(value), len(self._code_of)) for value in column)
+        self._code_N = np.fromiter(codes, np.int32, len(column))
+
+    def match(self, values: Iterable[str]) -> Mask:
+        wanted = [self._code_of[plain] for plain in map(_plain, values) if plain and plain in self._code_of]
+        return np.isin(self._code_N, wanted)
+
+
+def _plain(value: str) -> str:
+    return value.strip().casefold()

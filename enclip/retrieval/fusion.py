@@ -1,0 +1,80 @@
+"""Member embeddings → ensemble scores.
+
+The weighted sum of K members' cosines is one inner product: `Σ_k w_k (q_k · x_k) = [w_1 q_1 … w_K q_K]
+· [x_1 … x_K]`. So the gallery is the plain concatenation, and the weights sit on the query side, where
+they can change without touching the gallery (D3).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.errors import QueryError, ReleaseError
+from enclip.records import Floats
+
+RRF_CONSTANT = 60
+
+
+def concatenate(block_NDs: Sequence[NDArray[np.floating]]) -> Floats:
+    """`[N, ΣD_k]` float32 of K members' embeddings of the same N products.
+
+    Raises:
+        ReleaseError: no block, or blocks of different lengths.
+    """
+    lengths = [len(block) for block in block_NDs]
+    if not lengths or len(set(lengths)) > 1:
+        raise ReleaseError(
+            f"Members embedded {lengths} products; they must embed the same ones.",
+            remedy="Embed the snapshot again with every member.",
+        )
+    return np.concatenate([np.asarray(block, np.float32) for block in block_NDs], axis=1)
+
+
+def weight_query(block_QDs: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """`[Q, ΣD_k]` float32 whose inner product with the concatenation is `Σ_k w_k cos_k`.
+
+    Raises:
+        QueryError: another number of blocks than of weights, or blocks of different lengths.
+    """
+    if len(block_QDs) != len(weights):
+        raise QueryError(f"The query has {len(block_QDs)} embeddings for an ensemble of {len(weights)} members.")
+    if len({len(block) for block in block_QDs}) > 1:
+        raise QueryError(f"The query's embeddings have different lengths: {[len(block) for block in block_QDs]}.")
+    return np.concatenate(
+        [np.float32(weight) * np.asarray(block, np.float32) for block, weight in zip(block_QDs, weights, strict=True)],
+        axis=1,
+    )
+
+
+def mix_queries(embedding_QDs: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """One member's queries made of several parts (text and image): their weighted sum at unit norm, `[Q, D]`.
+
+    A negative weight pushes away from a part. Where the sum vanishes (a part against itself), the
+    row is zero, and every product scores 0.
+    """
+    mixed: Floats = np.zeros_like(embedding_QDs[0], dtype=np.float32)
+    for part, weight in zip(embedding_QDs, weights, strict=True):
+        mixed += np.float32(weight) * part
+    norm_Q1 = np.linalg.norm(mixed, axis=-1, keepdims=True)
+    unit: Floats = np.divide(mixed, norm_Q1, out=np.zeros_like(mixed), where=norm_Q1 > 1e-6)
+    return unit
+
+
+def member_scores(query_QD: Floats, gallery_ND: NDArray[np.floating]) -> Floats:
+    """`score_QN` of one member: cosines, as both sides have unit norm."""
+    return np.asarray(query_QD, np.float32) @ np.asarray(gallery_ND, np.float32).T
+
+
+def reciprocal_rank_fusion(score_QNs: Sequence[Floats], *, constant: int = RRF_CONSTANT) -> Floats:
+    """`score_QN` by ranks alone: `Σ_k 1 / (constant + rank_k)` (Cormack et al., SIGIR 2009).
+
+    For comparison with the convex sum; ranks count from 1, ties by row.
+    """
+    fused = np.zeros(score_QNs[0].shape, np.float32)
+    for score_QN in score_QNs:
+        order_QN = np.argsort(-score_QN, axis=1, kind="stable")
+        rank_QN = np.empty_like(order_QN)
+        np.put_along_axis(rank_QN, order_QN, np.arange(1, score_QN.shape[1] + 1)[None], axis=1)
+        fused += 1.0 / (constant + rank_QN)
+    return fused
