@@ -1,0 +1,163 @@
+"""Epochs in the registry: each a LoggedModel with its step, metrics and dataset, and a version (D2)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from enclip.errors import RegistryError, WeightsError
+from enclip.records import EpochVersion
+from enclip.registry import names, runs
+from enclip.registry.connection import Connection
+from enclip.registry.packages import log_package, model_id_of
+from enclip.release import file_sha256
+
+WEIGHTS_FILE = "weights.safetensors"
+MODEL_FILE = "model.json"
+
+DESCRIPTION = "One fine-tuned epoch; epoch 0 is the base before fine-tuning. Weights are safetensors."
+
+
+def log_epoch(
+    connection: Connection,
+    mlflow_run_id: str,
+    folder: Path,
+    *,
+    instance: int,
+    epoch: int,
+    metrics: Mapping[str, float],
+    snapshot: str,
+    num_products: int,
+    base: str,
+    parent_version: int | None,
+) -> EpochVersion:
+    """Log and register an epoch, or find it: the same weights of the same run are never logged twice."""
+    parent = connection.client.get_run(mlflow_run_id)
+    run_id = parent.data.tags[names.RUN_ID]
+    weights = file_sha256(folder / WEIGHTS_FILE)
+    for known in _versions(connection, run_id):
+        if (known.instance, known.epoch, known.weights_sha256) == (instance, epoch, weights):
+            return known
+    model = _model_facts(folder)
+    child = runs.open_instance(connection, mlflow_run_id, instance)
+    tags = {
+        names.RUN_ID: run_id,
+        names.INSTANCE: str(instance),
+        names.EPOCH: str(epoch),
+        names.WEIGHTS: weights,
+        names.INIT_ID: str(model["init_id"]),
+        names.DIM: str(int(model["dim"])),
+        names.SNAPSHOT: snapshot,
+        names.BASE: base,
+    }
+    if parent_version is not None:
+        tags[names.PARENT_VERSION] = str(parent_version)
+    model_id = _logged_before(connection, run_id, instance, epoch, weights) or log_package(
+        connection,
+        folder,
+        kind=names.CHECKPOINT,
+        # The UI's charts label a bar by the model's name, so the name says which epoch it is.
+        name=names.model_name(f"{run_id}-i{instance}-e{epoch:02d}"),
+        mlflow_run_id=child,
+        step=epoch,
+        params={**parent.data.params, "instance": instance, "epoch": epoch},
+        tags=tags,
+    )
+    dataset = runs.log_dataset(connection, child, snapshot=snapshot, num_rows=num_products, context="train")
+    runs.log_metrics(connection, child, metrics, step=epoch, model_id=model_id, dataset=dataset)
+    map_at_10 = float(metrics.get(names.VAL_MAP_AT_10, 0.0))
+    connection.ensure_registered_model(names.EPOCH_MODEL, DESCRIPTION)
+    version = connection.register(
+        names.EPOCH_MODEL,
+        source=f"models:/{model_id}",
+        run_id=child,
+        model_id=model_id,
+        tags={**tags, names.MAP_AT_10: f"{map_at_10:.4f}"},
+        description=f"Epoch {epoch} of instance {instance} in `{run_id}`: mAP@10 {map_at_10:.4f} on *select*.",
+    )
+    return _record(version, names.finite(metrics))
+
+
+def epochs_of(connection: Connection, run_id: str) -> list[EpochVersion]:
+    """The run's epochs by instance and epoch, with their metrics. Trained again, the newest version counts."""
+    metrics: dict[str, dict[str, float]] = {}
+    for model in _all_pages(
+        lambda token: connection.client.search_logged_models(
+            [connection.experiment_id],
+            filter_string=f"tags.`{names.RUN_ID}` = {names.quoted(run_id)}",
+            page_token=token,
+        )
+    ):
+        metrics[f"models:/{model.model_id}"] = {metric.key: metric.value for metric in model.metrics or []}
+    newest: dict[tuple[int, int], EpochVersion] = {}
+    for epoch in sorted(_versions(connection, run_id, metrics), key=lambda epoch: epoch.version):
+        newest[epoch.instance, epoch.epoch] = epoch
+    return [newest[key] for key in sorted(newest)]
+
+
+def epoch_version(connection: Connection, version: int) -> EpochVersion:
+    """One version of `enclip-epoch`, with its metrics. Raises RegistryError where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = connection.client.get_model_version(names.EPOCH_MODEL, str(version))
+    except MlflowException as error:
+        raise RegistryError(f"There is no version {version} of {names.EPOCH_MODEL}.") from error
+    model = connection.client.get_logged_model(model_id_of(found.source))
+    return _record(found, {metric.key: metric.value for metric in model.metrics or []})
+
+
+def _versions(
+    connection: Connection, run_id: str, metrics: Mapping[str, Mapping[str, float]] | None = None
+) -> list[EpochVersion]:
+    where = f"name = '{names.EPOCH_MODEL}' and tags.`{names.RUN_ID}` = {names.quoted(run_id)}"
+    found = _all_pages(lambda token: connection.client.search_model_versions(where, page_token=token))
+    return [_record(version, (metrics or {}).get(version.source, {})) for version in found]
+
+
+def _model_facts(folder: Path) -> dict[str, Any]:
+    """What the checkpoint's `model.json` says. Raises WeightsError where it is missing or incomplete."""
+    try:
+        facts = json.loads((folder / MODEL_FILE).read_bytes())
+        return {"init_id": facts["init_id"], "dim": int(facts["dim"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{folder / MODEL_FILE} does not describe a checkpoint: {error!r}.") from error
+
+
+def _logged_before(connection: Connection, run_id: str, instance: int, epoch: int, weights: str) -> str | None:
+    """A LoggedModel that a crash left without its version."""
+    found = connection.client.search_logged_models(
+        [connection.experiment_id],
+        filter_string=f"tags.`{names.RUN_ID}` = {names.quoted(run_id)} "
+        f"and tags.`{names.INSTANCE}` = '{instance}' and tags.`{names.EPOCH}` = '{epoch}' "
+        f"and tags.`{names.WEIGHTS}` = {names.quoted(weights)}",
+    )
+    return next((str(model.model_id) for model in found if str(model.status) == "READY"), None)
+
+
+def _record(version: Any, metrics: Mapping[str, float]) -> EpochVersion:
+    tags = version.tags
+    return EpochVersion(
+        version=int(version.version),
+        source=version.source,
+        mlflow_run_id=version.run_id or "",
+        instance=int(tags[names.INSTANCE]),
+        epoch=int(tags[names.EPOCH]),
+        weights_sha256=tags[names.WEIGHTS],
+        init_id=tags[names.INIT_ID],
+        dim=int(tags[names.DIM]),
+        map_at_10=float(metrics.get(names.VAL_MAP_AT_10, tags[names.MAP_AT_10])),
+        metrics=dict(metrics),
+    )
+
+
+def _all_pages(search: Any) -> list[Any]:
+    """Everything a paged search of MLflow finds."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = search(token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,239 @@
+"""The registry as the rest of ENCLIP sees it: epochs, releases, aliases; MLflow stays behind it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from enclip.errors import RegistryError, ReleaseError, WeightsError
+from enclip.records import EpochVersion
+from enclip.registry import names, releases, runs
+from enclip.registry.connection import Connection
+from enclip.registry.epochs import WEIGHTS_FILE, epoch_version, epochs_of, log_epoch
+from enclip.registry.packages import fetch_package
+from enclip.registry.releases import ReleaseVersion
+from enclip.registry.runs import RunStatus
+from enclip.release import Manifest, file_sha256, read_manifest
+
+
+class Registry:
+    """Epochs and releases at one MLflow tracking URI.
+
+    Nothing is opened before the first call. Every method raises RegistryError, naming the registry,
+    where it does not answer. Safe across threads.
+
+    Args:
+        tracking_uri: MLflow's; `sqlite:////…` works with nothing running.
+        artifact_root: folder for artifacts of an embedded MLflow; None: the server decides.
+        cache: folder for what is downloaded; it can be deleted.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_root: Path | None, cache: Path) -> None:
+        self.tracking_uri = tracking_uri
+        self._connection = Connection(tracking_uri, artifact_root)
+        self._cache = cache
+        self._verified: set[str] = set()
+
+    # Runs
+
+    def open_run(
+        self, run_id: str, *, kind: str, params: Mapping[str, object], tags: Mapping[str, str] | None = None
+    ) -> str:
+        """The MLflow run of `run_id`, made on first use; its id. Parameters keep their first value."""
+        with self._connection.asking(f"open run {run_id!r} in"):
+            return runs.open_run(self._connection, run_id, kind, params, tags or {})
+
+    def log_figures(
+        self,
+        mlflow_run_id: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        step: int = 0,
+    ) -> None:
+        """More about a run. Parameters keep their first value; NaN and infinity are left out."""
+        with self._connection.asking("write figures to"):
+            if params:
+                runs.log_params(self._connection, mlflow_run_id, params)
+            if metrics:
+                runs.log_metrics(self._connection, mlflow_run_id, metrics, step=step)
+
+    def log_folder(self, mlflow_run_id: str, folder: Path, *, path: str = "") -> None:
+        """A folder's files as the run's artifacts under `path`."""
+        with self._connection.asking("write files to"):
+            runs.log_folder(self._connection, mlflow_run_id, folder, path)
+
+    def close_run(self, mlflow_run_id: str, *, status: RunStatus = "FINISHED") -> None:
+        """End a run and the runs of its instances."""
+        with self._connection.asking("close a run in"):
+            runs.close_run(self._connection, mlflow_run_id, status)
+
+    def run_link(self, mlflow_run_id: str) -> str:
+        """Path of a run's page below an MLflow server's address."""
+        return f"/#/experiments/{self._connection.experiment_id}/runs/{mlflow_run_id}"
+
+    def models_link(self) -> str:
+        """Path of the page that charts all epochs (in MLflow's view for machine learning, not for GenAI)."""
+        return f"/#/experiments/{self._connection.experiment_id}/models?workflowType=machine_learning&viewMode=CHART"
+
+    # Epochs
+
+    def log_epoch(
+        self,
+        mlflow_run_id: str,
+        folder: Path,
+        *,
+        instance: int,
+        epoch: int,
+        metrics: Mapping[str, float],
+        snapshot: str,
+        num_products: int,
+        base: str = "",
+        parent_version: int | None = None,
+    ) -> EpochVersion:
+        """Register an epoch's checkpoint folder; called again with the same weights, the same version.
+
+        Args:
+            mlflow_run_id: of the retraining; the instance gets a run of its own below it.
+            folder: `weights.safetensors`, and `model.json` with `init_id` and `dim`.
+            metrics: named as MLflow names them; `val_map_at_10` becomes the version's mAP@10.
+            snapshot: digest of the snapshot it was trained on, with `num_products` of its products.
+            base: the base weights' name, for people.
+            parent_version: the `enclip-epoch` version it was fine-tuned from, if it was one.
+        """
+        with self._connection.asking(f"log epoch {epoch} in"):
+            return log_epoch(
+                self._connection,
+                mlflow_run_id,
+                folder,
+                instance=instance,
+                epoch=epoch,
+                metrics=metrics,
+                snapshot=snapshot,
+                num_products=num_products,
+                base=base,
+                parent_version=parent_version,
+            )
+
+    def epochs(self, run_id: str) -> list[EpochVersion]:
+        """A run's epochs by instance and epoch; of an epoch trained twice, the newest."""
+        with self._connection.asking("list epochs in"):
+            return epochs_of(self._connection, run_id)
+
+    def epoch(self, version: int) -> EpochVersion:
+        """One version of `enclip-epoch`."""
+        with self._connection.asking(f"read epoch version {version} from"):
+            return epoch_version(self._connection, version)
+
+    def fetch_epoch(self, source: str) -> Path:
+        """A local folder with an epoch's `weights.safetensors` and `model.json`.
+
+        Raises:
+            WeightsError: the weights are not those that were registered.
+        """
+        folder, model = fetch_package(self._connection, source, names.CHECKPOINT, self._cache)
+        if source not in self._verified:
+            weights = folder / WEIGHTS_FILE
+            if not weights.is_file() or file_sha256(weights) != model.tags[names.WEIGHTS]:
+                raise WeightsError(
+                    f"{weights} is missing or is not what {source} was registered with.",
+                    remedy="Restore the file, or roll back to a release without this member.",
+                )
+            self._verified.add(source)
+        return folder
+
+    # Releases
+
+    def log_release(self, mlflow_run_id: str, folder: Path, manifest: Manifest) -> int:
+        """Register a release folder; called again with the same content, the same version."""
+        with self._connection.asking("log a release in"):
+            return releases.log_release(self._connection, mlflow_run_id, folder, manifest)
+
+    def report_release(
+        self,
+        version: int,
+        *,
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        description: str = "",
+        artifacts: Path | None = None,
+    ) -> None:
+        """Add what was measured to a release: tags, metrics, a Markdown description, files. Repeatable."""
+        with self._connection.asking(f"report on release {version} in"):
+            releases.report_release(
+                self._connection,
+                releases.get_release(self._connection, version),
+                tags=tags or {},
+                metrics=metrics or {},
+                description=description,
+                folder=artifacts,
+            )
+
+    def releases(self, *, run_id: str | None = None) -> list[ReleaseVersion]:
+        """All releases, or those that one run built; oldest first."""
+        with self._connection.asking("list releases in"):
+            return releases.list_releases(self._connection, run_id=run_id)
+
+    def release(self, version: int) -> ReleaseVersion:
+        """One release. Raises RegistryError naming those that exist."""
+        with self._connection.asking(f"read release {version} from"):
+            return releases.get_release(self._connection, version)
+
+    def release_manifest(self, version: int) -> Manifest:
+        """A release's manifest, without fetching its other files."""
+        with self._connection.asking(f"read the manifest of release {version} from"):
+            source = releases.get_release(self._connection, version).source
+            raw = releases.fetch_manifest(self._connection, source, self._cache)
+        try:
+            return Manifest.model_validate_json(raw)
+        except ValidationError as error:
+            raise ReleaseError(
+                f"The manifest of release {version} is not understood.", remedy="Upgrade enclip."
+            ) from error
+
+    def fetch_release(self, version: int) -> Path:
+        """A local folder with a release's files, hashed against its manifest once in this process.
+
+        Raises:
+            ReleaseError: a file is missing or differs from the manifest.
+        """
+        source = self.release(version).source
+        folder, _ = fetch_package(self._connection, source, names.RELEASE, self._cache)
+        if source not in self._verified:
+            read_manifest(folder)
+            self._verified.add(source)
+        return folder
+
+    # Aliases
+
+    def resolve(self, ref: str | int) -> int:
+        """The release that a version or an alias names. Raises RegistryError naming what exists."""
+        text = str(ref).strip()
+        if text.isascii() and text.isdecimal():
+            return self.release(int(text)).version
+        known = self.aliases()
+        if text not in known:
+            with self._connection.asking("list releases in"):
+                remedy = releases.what_exists(self._connection)
+            raise RegistryError(f"No release is called {text!r}.", remedy=remedy)
+        return known[text]
+
+    def aliases(self) -> dict[str, int]:
+        """Every alias and the release it names."""
+        with self._connection.asking("read the aliases of"):
+            return releases.aliases(self._connection)
+
+    def alias(self, name: str) -> int | None:
+        """The release that an alias names, or None."""
+        return self.aliases().get(name)
+
+    def set_alias(self, name: str, version: int) -> None:
+        """Point an alias at a release: one atomic move, seen at once by every reader."""
+        with self._connection.asking(f"move {name!r} in"):
+            self._connection.client.set_registered_model_alias(names.RELEASE_MODEL, name, str(version))
+
+    def drop_alias(self, name: str) -> None:
+        """Remove an alias; harmless where there is none."""
+        if self.alias(name) is not None:
+            with self._connection.asking(f"drop {name!r} in"):
+                self._connection.client.delete_registered_model_alias(names.RELEASE_MODEL, name)

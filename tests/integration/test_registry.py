@@ -1,0 +1,294 @@
+"""The registry on a real MLflow (SQLite and a folder), and on a real MLflow server."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from enclip.errors import RegistryError, ReleaseError, WeightsError
+from enclip.registry import CHAMPION, Registry
+from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+
+SNAPSHOT = sha256(b"snapshot").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def registry(home: Path) -> Registry:
+    return Registry(f"sqlite:///{home}/mlflow.db", home / "mlartifacts", home / "cache")
+
+
+def a_checkpoint(folder: Path, content: str) -> Path:
+    """A checkpoint's folder; the registry looks at names and bytes only."""
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(content.encode() * 1000)
+    (folder / "model.json").write_text(json.dumps({"dim": 8, "init_id": "init"}))
+    return folder
+
+
+def log(registry: Registry, mlflow_run_id: str, folder: Path, *, epoch: int, value: float):
+    return registry.log_epoch(
+        mlflow_run_id,
+        folder,
+        instance=0,
+        epoch=epoch,
+        metrics={"val_map_at_10": value, "map_at_10/Lips & Eyes": 0.5, "broken": float("nan")},
+        snapshot=SNAPSHOT,
+        num_products=200,
+    )
+
+
+def a_release(folder: Path, epoch, *, run_id: str, products: int = 3) -> tuple[Path, Manifest]:
+    folder.mkdir(parents=True)
+    (folder / "embeddings.npy").write_bytes(b"e" * products)
+    manifest = Manifest(
+        kind="retrain",
+        run_id=run_id,
+        base="tiny",
+        snapshot=SNAPSHOT,
+        trained_on=SNAPSHOT,
+        num_products=products,
+        members=(
+            Member(
+                version=epoch.version,
+                source=epoch.source,
+                instance=epoch.instance,
+                epoch=epoch.epoch,
+                weight=1.0,
+                weights_sha256=epoch.weights_sha256,
+                init_id=epoch.init_id,
+                dim=epoch.dim,
+                pixel_side=8,
+            ),
+        ),
+        clusters=ClusterSettings(count=2, pull=0.0),
+        rescored=200,
+        chosen_because="best on select",
+        created_at="2026-01-01T00:00:00Z",
+    )
+    return folder, write_manifest(folder, manifest)
+
+
+def test_nothing_is_opened_before_the_first_call(tmp_path: Path) -> None:
+    Registry(f"sqlite:///{tmp_path}/new/mlflow.db", tmp_path / "new/art", tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_not_there_says_how_to_get_one(registry: Registry) -> None:
+    assert registry.alias(CHAMPION) is None
+    with pytest.raises(RegistryError, match="no releases yet"):
+        registry.resolve("champion")
+
+
+def test_a_run_is_opened_once_and_keeps_its_parameters(registry: Registry) -> None:
+    first = registry.open_run("run-a", kind="retrain", params={"epochs": 3}, tags={"dag_id": "retrain"})
+    registry.close_run(first, status="FAILED")
+    again = registry.open_run("run-a", kind="retrain", params={"epochs": 4, "seed": 1}, tags={"dag_run_id": "m1"})
+    assert again == first
+    run = registry._connection.client.get_run(first)
+    assert run.data.params == {"epochs": "3", "seed": "1"}
+    assert (run.data.tags["dag_id"], run.data.tags["dag_run_id"]) == ("retrain", "m1")
+    assert run.info.status == "RUNNING"
+
+
+def test_every_epoch_is_a_model_with_step_metrics_dataset_and_version(registry: Registry, tmp_path: Path) -> None:
+    run = registry.open_run("run-b", kind="retrain", params={"epochs": 2})
+    logged = []
+    for epoch in (0, 1):
+        folder = a_checkpoint(tmp_path / str(epoch), f"weights {epoch}")
+        logged.append(log(registry, run, folder, epoch=epoch, value=0.1 * (epoch + 1)))
+    assert [version.epoch for version in registry.epochs("run-b")] == [0, 1]
+    assert registry.epochs("run-b")[1].metrics["val_map_at_10"] == pytest.approx(0.2)
+    assert registry.epoch(logged[1].version) == registry.epochs("run-b")[1]
+
+    client = registry._connection.client
+    model = client.get_logged_model(logged[1].source.removeprefix("models:/"))
+    (metric,) = [metric for metric in model.metrics if metric.key == "val_map_at_10"]
+    assert (metric.step, metric.dataset_name, metric.dataset_digest) == (1, "catalog", SNAPSHOT[:36])
+    assert "map_at_10/Lips _ Eyes" in {metric.key for metric in model.metrics}
+    assert "broken" not in {metric.key for metric in model.metrics}
+    assert client.get_model_version("enclip-epoch", str(logged[1].version)).tags["map_at_10"] == "0.2000"
+    (output, *_) = client.get_run(logged[1].mlflow_run_id).outputs.model_outputs
+    assert output.step in (0, 1)
+    assert client.get_run(logged[1].mlflow_run_id).data.tags["mlflow.parentRunId"] == run
+
+    import mlflow
+
+    packed = mlflow.models.Model.load(str(registry.fetch_epoch(logged[1].source).parent.parent))
+    assert packed.signature is not None
+    assert packed.saved_input_example_info is not None
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(registry: Registry, tmp_path: Path) -> None:
+    run = registry.open_run("run-x", kind="retrain", params={})
+    folder = a_checkpoint(tmp_path / "x", "weights x")
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"model\.json"):
+        log(registry, run, folder, epoch=1, value=0.1)
+
+
+def test_logging_the_same_epoch_again_makes_no_second_version(registry: Registry, tmp_path: Path) -> None:
+    run = registry.open_run("run-c", kind="retrain", params={})
+    folder = a_checkpoint(tmp_path / "c", "weights c")
+    first = log(registry, run, folder, epoch=1, value=0.3)
+    assert log(registry, run, folder, epoch=1, value=0.3).version == first.version
+
+    # A crash between the LoggedModel and its version: the model is used, not logged again.
+    client = registry._connection.client
+    client.delete_model_version("enclip-epoch", str(first.version))
+    healed = log(registry, run, folder, epoch=1, value=0.3)
+    assert (healed.source, healed.version) == (first.source, first.version + 1)
+
+    # Trained again after its task was cleared: other weights, a new version, and the newest counts.
+    other = a_checkpoint(tmp_path / "c2", "weights c2")
+    newer = log(registry, run, other, epoch=1, value=0.4)
+    assert [version.version for version in registry.epochs("run-c")] == [newer.version]
+
+
+def test_weights_come_back_and_damage_is_noticed(registry: Registry, home: Path, tmp_path: Path) -> None:
+    run = registry.open_run("run-d", kind="retrain", params={})
+    folder = a_checkpoint(tmp_path / "d", "weights d")
+    epoch = log(registry, run, folder, epoch=1, value=0.3)
+    fetched = registry.fetch_epoch(epoch.source)
+    assert (fetched / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
+    assert json.loads((fetched / "model.json").read_text())["dim"] == 8
+
+    (fetched / "weights.safetensors").write_bytes(b"other")
+    fresh = Registry(registry.tracking_uri, home / "mlartifacts", home / "cache")
+    with pytest.raises(WeightsError, match="not what"):
+        fresh.fetch_epoch(epoch.source)
+
+
+def test_a_release_is_registered_once_reported_on_and_fetched(registry: Registry, tmp_path: Path) -> None:
+    run = registry.open_run("run-e", kind="retrain", params={})
+    folder = a_checkpoint(tmp_path / "e", "weights e")
+    epoch = log(registry, run, folder, epoch=1, value=0.3)
+    release_folder, manifest = a_release(tmp_path / "release", epoch, run_id="run-e")
+    version = registry.log_release(run, release_folder, manifest)
+    later = manifest.model_copy(update={"created_at": "2026-02-02T00:00:00Z"})
+    assert registry.log_release(run, release_folder, later) == version
+    assert registry.release_manifest(version) == manifest
+    assert (registry.fetch_release(version) / "embeddings.npy").read_bytes() == b"eee"
+
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "gates.json").write_text("{}")
+    for _ in range(2):
+        registry.report_release(
+            version,
+            tags={"map_at_10": "0.3"},
+            metrics={"map_at_10": 0.3},
+            description="# Hello",
+            artifacts=report,
+        )
+    client = registry._connection.client
+    shown = client.get_model_version("enclip", str(version))
+    assert (shown.description, shown.tags["map_at_10"]) == ("# Hello", "0.3")
+    model = client.get_logged_model(shown.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics} == {"map_at_10": 0.3}
+    assert [file.path for file in client.list_artifacts(run, f"release-{version}")] == [f"release-{version}/gates.json"]
+
+    registry.set_alias(CHAMPION, version)
+    assert registry.resolve("champion") == registry.resolve(str(version)) == registry.resolve(version) == version
+    assert registry.aliases() == {CHAMPION: version}
+    with pytest.raises(RegistryError, match=r"champion \(1\)"):
+        registry.resolve("winner")
+    with pytest.raises(RegistryError, match="no release 99"):
+        registry.resolve(99)
+
+    other_folder, other = a_release(tmp_path / "release2", epoch, run_id="run-e", products=4)
+    assert registry.log_release(run, other_folder, other) == version + 1
+    assert [release.version for release in registry.releases(run_id="run-e")] == [version, version + 1]
+    (registry.fetch_release(version + 1) / "embeddings.npy").write_bytes(b"eeee!")
+    fresh = Registry(registry.tracking_uri, None, tmp_path / "cache")
+    with pytest.raises(ReleaseError, match=r"embeddings\.npy"):
+        fresh.fetch_release(version + 1)
+    registry.drop_alias(CHAMPION)
+    registry.drop_alias(CHAMPION)
+    assert registry.aliases() == {}
+
+
+def test_two_processes_may_open_a_new_registry_at_once(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from enclip.registry import Registry; home = Path(sys.argv[1]);"
+        "registry = Registry(f'sqlite:///{home}/mlflow.db', home / 'art', home / 'cache');"
+        "print(registry.open_run('same', kind='retrain', params={'seed': 1}))"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    answers = [process.communicate(timeout=120)[0].strip() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert answers[0] and len(set(answers)) == 1
+
+
+def test_an_absent_server_is_named_and_its_password_is_not(tmp_path: Path) -> None:
+    registry = Registry("http://ann:secret@127.0.0.1:9", None, tmp_path)
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9") as raised:
+        registry.aliases()
+    assert "secret" not in str(raised.value)
+    assert "MLFLOW_TRACKING_URI" in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server that proxies its artifacts."""
+    import socket
+    import time
+    import urllib.request
+
+    home = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--workers", "1", "--serve-artifacts"]
+    command += ["--artifacts-destination", str(home / "artifacts")]
+    with open(home / "log", "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=home, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"mlflow server did not start:\n{(home / 'log').read_text()[-2000:]}")
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        import os
+        import signal
+
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def test_through_a_server_files_are_downloaded_whole_and_once(server: str, tmp_path: Path) -> None:
+    registry = Registry(server, None, tmp_path / "cache")
+    run = registry.open_run("run-s", kind="retrain", params={})
+    folder = a_checkpoint(tmp_path / "s", "weights s")
+    epoch = log(registry, run, folder, epoch=1, value=0.3)
+    assert log(registry, run, folder, epoch=1, value=0.3).version == epoch.version
+    fetched = registry.fetch_epoch(epoch.source)
+    assert fetched.is_relative_to(tmp_path / "cache")
+    assert sorted(path.name for path in fetched.iterdir()) == ["model.json", "weights.safetensors"]
+    release_folder, manifest = a_release(tmp_path / "release", epoch, run_id="run-s")
+    version = registry.log_release(run, release_folder, manifest)
+    registry.set_alias(CHAMPION, version)
+    assert registry.fetch_release(registry.resolve("champion")).is_relative_to(tmp_path / "cache")
+    assert registry.release_manifest(version) == manifest
+    assert [path.name for path in (tmp_path / "cache").rglob(".tmp-*")] == []
+    shutil.rmtree(tmp_path / "cache")
+    assert (registry.fetch_epoch(epoch.source) / "weights.safetensors").is_file()
