@@ -1,0 +1,52 @@
+"""The command line: a table from command to step. Each command parses, calls one function, renders."""
+
+import logging
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from enclip.cli import catalog, platform, releases, search, steps
+from enclip.errors import EnclipError
+
+app = typer.Typer(
+    name="enclip",
+    help="A product search that retrains itself: ingest a catalog, fine-tune, ensemble, gate, promote, search.",
+    epilog="Start with `enclip demo`, or: enclip ingest PATH, enclip retrain, enclip search 'navy blue shirt'.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+
+PANELS = {
+    "Catalog": (catalog.ingest, catalog.draw),
+    "Search": (search.search, search.serve, search.status),
+    "Retraining, whole": (steps.retrain, steps.refresh),
+    "Retraining, step by step": (steps.snapshot, steps.train, steps.choose, steps.embed, steps.cluster),
+    "Releases": (releases.evaluate, releases.gate, releases.promote, releases.rollback, releases.report),
+    "Platform": (platform.up, platform.demo),
+}
+for _panel, _commands in PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+
+
+def main() -> None:
+    """Entry point: an EnclipError becomes one message and exit status 1."""
+    # Small matrices and several request threads: more BLAS threads only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except EnclipError as error:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print("[bold red]error:[/] ", end="")
+        console.print(error.what, markup=False)
+        if error.remedy:
+            console.print("  [dim]try:[/] ", end="")
+            console.print(error.remedy, markup=False)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,128 @@
+"""`enclip search`, `enclip serve`, `enclip status`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from enclip.cli import render
+from enclip.cli.options import Category, Colour, Gender, Json, Release, platform
+from enclip.errors import QueryError
+from enclip.records import Filters
+
+MAX_IMAGE_BYTES = 20_000_000
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="What to look for, in words.")] = "",
+    image: Annotated[Path | None, typer.Option("--image", help="A picture to look for, alone or with words.")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="Number of results.")] = 10,
+    text_weight: Annotated[float, typer.Option(help="Share of the words where both are given.")] = 1.0,
+    image_weight: Annotated[float, typer.Option(help="Share of the picture where both are given.")] = 1.0,
+    category: Category = None,
+    gender: Gender = None,
+    colour: Colour = None,
+    release: Release = "champion",
+    json: Json = False,
+) -> None:
+    """Search the catalog with a release.
+
+    Examples: `enclip search "navy blue shirt"` · `enclip search --image shoe.jpg` ·
+    `enclip search "in red" --image bag.jpg --category Bags`
+    """
+    from enclip.pipeline.open_release import open_release
+
+    opened = platform()
+    found = open_release(opened, release)
+    ranking = found.search(
+        text=text,
+        image=_read_image(image) if image else None,
+        weights={"text": text_weight, "image": image_weight},
+        filters=Filters(tuple(category or ()), tuple(gender or ()), tuple(colour or ())),
+        k=k,
+        withdrawn=opened.catalog.withdrawn_ids(),
+    )
+    by_id = {product.product_id: product for product in map(found.product, ranking.product_ids)}
+    if json:
+        render.print_json(
+            {
+                "release": found.version,
+                "results": [
+                    {
+                        "product_id": hit.product_id,
+                        "score": round(hit.score, 6),
+                        "name": by_id[hit.product_id].name,
+                        "category": by_id[hit.product_id].category,
+                        "cluster": hit.cluster,
+                    }
+                    for hit in ranking.hits
+                ],
+            }
+        )
+        return
+    render.table(
+        f"Release {found.version}: {text or image}",
+        ("", "product", "name", "category", "colour", "score"),
+        [
+            (place, hit.product_id, product.name, product.category, product.base_colour, hit.score)
+            for place, hit in enumerate(ranking.hits, 1)
+            for product in [by_id[hit.product_id]]
+        ],
+    )
+
+
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve search over HTTP: the page at /, the API under /v1, its description at /docs.
+
+    Follows the alias champion within 5 s of any move, without a restart.
+    """
+    from enclip.serving.run import run_server
+
+    run_server(platform(), host=host, port=port)
+
+
+def status(json: Json = False) -> None:
+    """Show what serves, what was tried last, and what to roll back to."""
+    from enclip.pipeline.status import read_status
+
+    found = read_status(platform())
+    if json:
+        render.print_json(found)
+        return
+    champion = found["champion"]
+    if champion is None:
+        render.out.print("No champion yet. Run `enclip ingest PATH`, then `enclip retrain`.")
+    else:
+        render.table(
+            f"Champion: release {champion['release']}",
+            ("mAP@10", "products", "snapshot", "promoted", "reason"),
+            [
+                (
+                    champion["metrics"].get("map_at_10"),
+                    champion["num_products"],
+                    champion["snapshot"][:12],
+                    champion["promoted_at"],
+                    champion["reason"],
+                )
+            ],
+        )
+        render.table(
+            "Members",
+            ("version", "instance", "epoch", "weight"),
+            [(m["version"], m["instance"], m["epoch"], m["weight"]) for m in champion["members"]],
+        )
+        render.table("mAP@10 by category", ("category", "mAP@10"), champion["metrics"].get("by_category", {}).items())
+    render.out.print(f"challenger: {found['challenger'] or '–'}   previous: {found['previous'] or '–'}")
+    render.out.print(f"catalog: {found['catalog']['live']} products   tracking: {found['tracking_uri']}")
+
+
+def _read_image(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise QueryError(f"{path} has more than {MAX_IMAGE_BYTES // 1_000_000} MB.", remedy="Shrink the picture.")
+        return path.read_bytes()
+    except OSError as error:
+        raise QueryError(f"Cannot read {path}: {error.strerror}.") from error

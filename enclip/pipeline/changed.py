@@ -1,0 +1,22 @@
+"""Whether the catalog has changed since it was last trained on: a level, not an event (D13)."""
+
+from enclip.catalog.snapshot import digest_of
+from enclip.ledger import last_attempt
+from enclip.pipeline.platform import Platform
+
+
+def should_retrain(platform: Platform) -> bool:
+    """True where the live catalog differs from the snapshot of the last training *attempt*.
+
+    An attempt that was refused counts: its change is neither hidden nor tried for ever.
+    """
+    attempt = last_attempt(platform.database)
+    return attempt is None or attempt.snapshot != digest_of(platform.catalog.products())
+
+
+def should_refresh(platform: Platform) -> bool:
+    """True where there is a champion whose index does not hold the live catalog."""
+    champion = platform.registry.alias("champion")
+    if champion is None:
+        return False
+    return platform.registry.release_manifest(champion).snapshot != digest_of(platform.catalog.products())

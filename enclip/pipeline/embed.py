@@ -1,0 +1,121 @@
+"""Embed the catalog by member and shard; what an earlier release knows already is not computed again."""
+
+import io
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.catalog.snapshot import load_snapshot, pixel_map
+from enclip.errors import ConfigError
+from enclip.models.clip import embed_pixels
+from enclip.pipeline.open_release import open_release
+from enclip.pipeline.members import load_member
+from enclip.pipeline.platform import Platform
+from enclip.pipeline.runs import ChoiceStep, EmbedStep, Plan, RunFolder
+from enclip.recipes import Device
+from enclip.records import Products
+from enclip.release import Member
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """One piece of work: row `member` of the ensemble, part `shard` of the catalog."""
+
+    member: int
+    shard: int
+
+
+def plan_embedding(platform: Platform, run_id: str) -> list[EmbedTask]:
+    """Member × shard, in order."""
+    folder = RunFolder(platform.blobs, run_id)
+    plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
+    shards = plan.recipe.release.shards
+    return [EmbedTask(member, shard) for member in range(len(choice.members)) for shard in range(shards)]
+
+
+def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedStep:
+    """Embed one shard by one member into the blob store: float16 `[n, D]`, unit norm.
+
+    A shard that exists already is left as it is: its key names the weights and the snapshot.
+    """
+    folder = RunFolder(platform.blobs, run_id)
+    plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
+    shards = plan.recipe.release.shards
+    if not (0 <= member < len(choice.members) and 0 <= shard < shards):
+        raise ConfigError(
+            f"Run {run_id} has {len(choice.members)} members and {shards} shards; asked for member {member}, shard {shard}."
+        )
+    chosen = choice.members[member]
+    key = shard_key(chosen, plan.snapshot, shard, shards)
+    products = load_snapshot(platform.blobs, plan.snapshot)
+    rows = np.array_split(np.arange(len(products)), shards)[shard]
+    if platform.blobs.exists(key):
+        return EmbedStep(key=key, num_images=len(rows), num_reused=len(rows), images_per_s=0.0)
+    with folder.timed(f"embed-{member}-{shard}"):
+        start = time.monotonic()
+        known = known_embeddings(platform, plan.parent_release, chosen)
+        embedding_ND, computed = embed_rows(platform, chosen, products, rows, snapshot=plan.snapshot, known=known, device=plan.recipe.train.device)
+        platform.blobs.put(key, _bytes_of(embedding_ND))
+    return EmbedStep(
+        key=key,
+        num_images=len(rows),
+        num_reused=len(rows) - computed,
+        images_per_s=round(computed / (time.monotonic() - start), 1),
+    )
+
+
+def embed_rows(
+    platform: Platform,
+    member: Member,
+    products: Products,
+    rows: NDArray[np.int64],
+    *,
+    snapshot: str,
+    known: dict[str, NDArray[np.float16]],
+    device: Device = "auto",
+) -> tuple[NDArray[np.float16], int]:
+    """`embedding_ND` of these rows, float16; and how many of them had to be computed."""
+    embedding_ND = np.zeros((len(rows), member.dim), dtype=np.float16)
+    missing = []
+    for position, row in enumerate(rows):
+        vector = known.get(products.image_sha256[row])
+        if vector is None:
+            missing.append(position)
+        else:
+            embedding_ND[position] = vector
+    if missing:
+        model = load_member(platform.registry, member.source, device="auto" if device == "cuda" else device)
+        pixels = pixel_map(products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=snapshot)
+        embedding_ND[missing] = embed_pixels(model, pixels[rows[missing]], model.device)
+    return embedding_ND, len(missing)
+
+
+def known_embeddings(platform: Platform, release: int | None, member: Member) -> dict[str, NDArray[np.float16]]:
+    """Picture hash → embedding by this member, from a release that has it; else nothing."""
+    if release is None:
+        return {}
+    manifest = platform.registry.release_manifest(release)
+    column = next((i for i, other in enumerate(manifest.members) if other.weights_sha256 == member.weights_sha256), None)
+    if column is None:
+        return {}
+    searcher = open_release(platform, release, encoders=False).searcher
+    return dict(zip(searcher.products.image_sha256, searcher.block(column), strict=True))
+
+
+def member_block(platform: Platform, member: Member, snapshot: str, shards: int) -> NDArray[np.float16]:
+    """All shards of one member, joined: `embedding_ND` in the snapshot's order."""
+    keys = [shard_key(member, snapshot, shard, shards) for shard in range(shards)]
+    return np.concatenate([np.load(io.BytesIO(platform.blobs.get(key)), allow_pickle=False) for key in keys])
+
+
+def shard_key(member: Member, snapshot: str, shard: int, shards: int) -> str:
+    """Where a shard lies in the blob store."""
+    return f"embeddings/{member.weights_sha256[:24]}/{snapshot[:24]}-s{member.pixel_side}/{shard}-of-{shards}.npy"
+
+
+def _bytes_of(array: NDArray[np.float16]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,139 @@
+"""Open a release: index in memory, encoders of its members loaded, one search for words and pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from enclip.catalog.images import decode, fit_square
+from enclip.errors import ImageError, QueryError
+from enclip.models.clip import ClipEncoder
+from enclip.pipeline.members import load_member
+from enclip.pipeline.platform import Platform
+from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
+from enclip.registry import Registry
+from enclip.release import Manifest, read_manifest
+from enclip.retrieval.searcher import Searcher
+
+MAX_TEXT = 1000
+MAX_RESULTS = 1000
+
+
+@dataclass(frozen=True)
+class OpenRelease:
+    """An immutable release in memory; safe to search from several threads."""
+
+    version: int
+    manifest: Manifest
+    searcher: Searcher
+    encoders: tuple[Encoder, ...]
+
+    @property
+    def products(self) -> Products:
+        """The products of its index."""
+        return self.searcher.products
+
+    def product(self, product_id: str) -> Product:
+        """A product of its index. Raises QueryError for an unknown id."""
+        row = int(np.searchsorted(self.products.product_id, product_id))
+        if row == len(self.products) or self.products.product_id[row] != product_id:
+            raise QueryError(f"Product {product_id!r} is not in release {self.version}.")
+        return self.products.row(row)
+
+    def search(
+        self,
+        *,
+        text: str | None = None,
+        image: bytes | None = None,
+        weights: Mapping[str, float] | None = None,
+        filters: Filters | None = None,
+        k: int = 10,
+        withdrawn: frozenset[str] = frozenset(),
+    ) -> Ranking:
+        """The k best products for words, a picture, or both.
+
+        Args:
+            weights: of "text" and "image" where both are given; default: equal.
+            withdrawn: products that must not appear, whatever the index holds.
+
+        Raises:
+            QueryError: neither words nor a picture, a picture that cannot be read, weights or k out of range.
+        """
+        blocks = self._query_blocks(text, image, weights or {})
+        self._check_k(k)
+        allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
+        return self.searcher.search(blocks, k=k, filters=filters, allowed=allowed)[0]
+
+    def similar(
+        self, product_id: str, *, k: int = 10, filters: Filters | None = None, withdrawn: frozenset[str] = frozenset()
+    ) -> Ranking:
+        """The k products most like one of the index, itself left out. Raises QueryError for an unknown id."""
+        self._check_k(k)
+        allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
+        return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
+        """Per member `embedding_QD` of the texts."""
+        return [encoder.encode_texts(texts) for encoder in self.encoders]
+
+    def _query_blocks(self, text: str | None, image: bytes | None, weights: Mapping[str, float]) -> list[Floats]:
+        words = (text or "").strip()
+        if not words and not image:
+            raise QueryError("A search needs words or a picture.", remedy="Give text, image or both.")
+        if len(words) > MAX_TEXT:
+            raise QueryError(f"The text has {len(words)} characters; at most {MAX_TEXT} are searched.")
+        unknown = set(weights) - {"text", "image"}
+        if unknown or any(not np.isfinite(value) or value < 0 for value in weights.values()):
+            raise QueryError("Weights are numbers of at least 0 for 'text' and 'image'.")
+        share = {"text": float(weights.get("text", 1.0)), "image": float(weights.get("image", 1.0))}
+        blocks: list[Floats] = []
+        if words:
+            blocks = [share["text"] * block for block in self.encode_texts([words])]
+        if image:
+            pictures = [share["image"] * block for block in self._encode_picture(image)]
+            blocks = [a + b for a, b in zip(blocks, pictures, strict=True)] if blocks else pictures
+        norms = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
+        if any(float(norm.min()) == 0 for norm in norms):
+            raise QueryError("The weights leave nothing to search for.", remedy="Give one of them more than 0.")
+        return [(block / norm).astype(np.float32) for block, norm in zip(blocks, norms, strict=True)]
+
+    def _encode_picture(self, image: bytes) -> list[Floats]:
+        try:
+            pixels = decode(image)
+        except ImageError as error:
+            raise QueryError(f"The picture cannot be read: {error.what}", remedy=error.remedy) from error
+        return [
+            encoder.encode_images(fit_square(pixels, member.pixel_side)[None])
+            for encoder, member in zip(self.encoders, self.manifest.members, strict=True)
+        ]
+
+    @staticmethod
+    def _check_k(k: int) -> None:
+        if not 1 <= k <= MAX_RESULTS:
+            raise QueryError(f"k is {k}; it must lie between 1 and {MAX_RESULTS}.")
+
+
+def open_release(platform: Platform, release: str | int, *, encoders: bool = True) -> OpenRelease:
+    """The release of a version or alias, verified against its manifest.
+
+    Raises:
+        RegistryError: there is no such release. ReleaseError: its files are damaged.
+    """
+    version = platform.registry.resolve(release)
+    return open_release_folder(
+        platform.registry.fetch_release(version), platform.registry, version=version, encoders=encoders
+    )
+
+
+def open_release_folder(
+    folder: Path, registry: Registry, *, version: int = 0, encoders: bool = True
+) -> OpenRelease:
+    """The release of a folder; its members are fetched from the registry."""
+    manifest = read_manifest(folder)
+    loaded: tuple[Encoder, ...] = ()
+    if encoders:
+        loaded = tuple(
+            ClipEncoder(load_member(registry, member.source)) for member in manifest.members
+        )
+    return OpenRelease(version=version, manifest=manifest, searcher=Searcher.load(folder), encoders=loaded)

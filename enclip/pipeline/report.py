@@ -1,0 +1,202 @@
+"""The report of a run on *gate*: epochs, ensembles, clusters on and off, throughput, time by step."""
+
+import json
+import platform as machine
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enclip.blobs import write_whole
+from enclip.catalog.snapshot import load_snapshot, pixel_map
+from enclip.evaluation.intervals import paired_bootstrap
+from enclip.pipeline.members import load_member
+from enclip.pipeline.measure import measure_release
+from enclip.pipeline.platform import Platform
+from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder, TrainStep
+from enclip.pipeline.validate import Validator
+from enclip.records import EpochVersion, Floats, QueryKind, Split
+from enclip.evaluation.report import markdown_table
+
+
+def write_report(
+    platform: Platform,
+    run_id: str,
+    *,
+    folder: Path,
+    name: str,
+    on_progress: Callable[[float, float], None] | None = None,
+) -> list[Path]:
+    """Write `NAME.md` and `NAME.json`; the paths written.
+
+    Epochs are measured on *gate* here, for the reader; no choice was made there.
+    """
+    runs = RunFolder(platform.blobs, run_id)
+    plan, trained = runs.read("plan", Plan), runs.read("train", TrainStep)
+    evaluation = runs.read("evaluation", EvaluationStep)
+    products = load_snapshot(platform.blobs, plan.snapshot)
+    gate = Validator(products, split=Split.GATE)
+    pixels = pixel_map(products, platform.blobs, side=trained.pixel_side, scratch=platform.scratch, digest=plan.snapshot)
+    score_by_version: dict[int, Floats] = {}
+    for done, epoch in enumerate(trained.epochs, 1):
+        model = load_member(platform.registry, epoch.source)
+        score_by_version[epoch.version] = gate.scores(model, pixels)
+        if on_progress:
+            on_progress(done, len(trained.epochs))
+    finetuned = [epoch for epoch in trained.epochs if epoch.epoch > 0]
+    best = max(finetuned, key=lambda epoch: epoch.map_at_10)
+    last = _last_epochs(finetuned, 5)
+    systems = {
+        "best epoch (chosen on select)": score_by_version[best.version],
+        f"uniform ensemble of the last {len(last)} epochs": np.mean(
+            [score_by_version[epoch.version] for epoch in last], axis=0
+        ),
+    }
+    measured = {label: _by_kind(gate, scores) for label, scores in systems.items()}
+    for label, system in {"chosen release": "challenger", "the same without clusters": "without clusters"}.items():
+        measured[label] = {
+            kind: _queries_of(evaluation, system, kind) for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)
+        }
+    figures = {
+        "run_id": run_id,
+        "release": evaluation.release,
+        "base": plan.recipe.train.base,
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "num_products": plan.num_products,
+        "num_gate_products": len(gate.gallery),
+        "machine": f"{machine.machine()}, {_cpu_count()} CPU cores, device {trained.device}",
+        "epochs": [_epoch_figures(gate, epoch, score_by_version[epoch.version]) for epoch in trained.epochs],
+        "systems": {
+            label: {
+                kind.value: {"map_at_10": float(np.mean(values)), "num_queries": len(values)}
+                for kind, values in kinds.items()
+                if len(values)
+            }
+            for label, kinds in measured.items()
+        },
+        "ensemble_gain_over_best_epoch": _gain(measured, "the same without clusters", "best epoch (chosen on select)"),
+        "clusters_gain": _gain(measured, "chosen release", "the same without clusters"),
+        "by_category": measure_release(platform, evaluation.release)["categories"],
+        "search_ratio": evaluation.search_ratio,
+        "memory_ratio": evaluation.memory_ratio,
+        "train_images_per_s": trained.images_per_s,
+        "seconds_by_step": {timing.step: timing.seconds for timing in runs.timings()},
+        "peak_memory_mb_by_step": {timing.step: timing.peak_memory_mb for timing in runs.timings()},
+        "git_commit": plan.origin.git_commit,
+    }
+    paths = [folder / f"{name}.json", folder / f"{name}.md"]
+    write_whole(paths[0], (json.dumps(figures, indent=2) + "\n").encode())
+    write_whole(paths[1], _markdown(figures, name).encode())
+    return paths
+
+
+def _last_epochs(epochs: list[EpochVersion], count: int) -> list[EpochVersion]:
+    return sorted(epochs, key=lambda epoch: (-epoch.epoch, epoch.instance))[:count]
+
+
+def _by_kind(gate: Validator, score_QN: Floats) -> dict[QueryKind, list[float]]:
+    results = gate.evaluate(score_QN).results
+    return {
+        kind: [result.ap_at_10 for result in results if result.kind is kind]
+        for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)
+    }
+
+
+def _queries_of(evaluation: EvaluationStep, system: str, kind: QueryKind) -> list[float]:
+    return [
+        value
+        for query, value in zip(evaluation.queries, evaluation.systems[system], strict=True)
+        if query.kind is kind
+    ]
+
+
+def _epoch_figures(gate: Validator, epoch: EpochVersion, score_QN: Floats) -> dict[str, Any]:
+    return {
+        "version": epoch.version,
+        "instance": epoch.instance,
+        "epoch": epoch.epoch,
+        "select": epoch.map_at_10,
+        **{kind.value: float(np.mean(values)) for kind, values in _by_kind(gate, score_QN).items() if values},
+    }
+
+
+def _gain(measured: dict[str, dict[QueryKind, list[float]]], ours: str, theirs: str) -> dict[str, Any]:
+    gains = {}
+    for kind in (QueryKind.SPECIFIC, QueryKind.TYPE):
+        if measured[ours][kind]:
+            interval = paired_bootstrap(np.array(measured[ours][kind]), np.array(measured[theirs][kind]))
+            gains[kind.value] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return gains
+
+
+def _cpu_count() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+def _markdown(figures: dict[str, Any], name: str) -> str:
+    gain, clusters = figures["ensemble_gain_over_best_epoch"], figures["clusters_gain"]
+    sections = [
+        f"# {name}\n",
+        f"Release {figures['release']}: base `{figures['base']}`, {figures['num_products']} products, "
+        f"{figures['num_gate_products']} of them in *gate* (the gallery of every figure here, image-only). "
+        f"{figures['machine']}.\n",
+        "Made by `enclip ingest PATH`, `enclip retrain` and `enclip report`.\n",
+        "## Systems, mAP@10\n",
+        markdown_table(
+            ("system", "specific", "queries", "type", "queries"),
+            [
+                (
+                    label,
+                    *(
+                        cell
+                        for kind in ("specific", "type")
+                        for cell in (
+                            kinds.get(kind, {}).get("map_at_10", ""),
+                            kinds.get(kind, {}).get("num_queries", 0),
+                        )
+                    ),
+                )
+                for label, kinds in figures["systems"].items()
+            ],
+        ),
+        "\nDifferences, paired bootstrap over queries, 95%:\n",
+        markdown_table(
+            ("difference", "queries", "mean", "low", "high"),
+            [
+                (label, kind, value["mean"], value["low"], value["high"])
+                for label, gains in (("ensemble − best epoch", gain), ("clusters on − off", clusters))
+                for kind, value in gains.items()
+            ],
+        ),
+        "\n## By epoch, mAP@10\n",
+        markdown_table(
+            ("version", "instance", "epoch", "select", "gate: specific", "gate: type"),
+            [
+                (row["version"], row["instance"], row["epoch"], row["select"], row.get("specific", ""), row.get("type", ""))
+                for row in figures["epochs"]
+            ],
+        ),
+        "\n## By category, chosen release\n",
+        markdown_table(
+            ("category", "mAP@10", "queries", "relevant"),
+            [
+                (category, row["map_at_10"], row["num_queries"], row["num_relevant"])
+                for category, row in figures["by_category"].items()
+            ],
+        ),
+        "\n## Cost\n",
+        f"Training: {figures['train_images_per_s']:.0f} images/s. Search: {figures['search_ratio']} × one member's "
+        f"time, {figures['memory_ratio']} × its memory.\n",
+        markdown_table(
+            ("step", "seconds", "peak MB"),
+            [
+                (step, f"{seconds:.1f}", f"{figures['peak_memory_mb_by_step'][step]:.0f}")
+                for step, seconds in figures["seconds_by_step"].items()
+            ]
+            + [("total", f"{sum(figures['seconds_by_step'].values()):.1f}", "")],
+        ),
+    ]
+    return "\n".join(sections).rstrip() + "\n"

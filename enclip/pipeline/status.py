@@ -1,0 +1,47 @@
+"""What serves, what was tried last, what to go back to."""
+
+from typing import Any
+
+from enclip.pipeline.platform import Platform
+from enclip.pipeline.promote import previous_release
+from enclip.pipeline.runs import EvaluationStep, RunFolder
+from enclip.release import Manifest
+
+
+def read_status(platform: Platform) -> dict[str, Any]:
+    """`{"champion", "challenger", "previous", "catalog", "tracking_uri"}`; champion is None before the first one."""
+    aliases = platform.registry.aliases()
+    champion = aliases.get("champion")
+    live, withdrawn = platform.catalog.counts()
+    return {
+        "champion": None if champion is None else _champion(platform, champion),
+        "challenger": aliases.get("challenger"),
+        "previous": previous_release(platform),
+        "catalog": {"live": live, "withdrawn": withdrawn},
+        "tracking_uri": platform.registry.tracking_uri,
+    }
+
+
+def _champion(platform: Platform, release: int) -> dict[str, Any]:
+    manifest = platform.registry.release_manifest(release)
+    promotion = last_promotion_to(platform.database, release)
+    return {
+        "release": release,
+        "members": [
+            {"version": member.version, "instance": member.instance, "epoch": member.epoch, "weight": member.weight}
+            for member in manifest.members
+        ],
+        "metrics": _metrics(platform, manifest),
+        "snapshot": manifest.snapshot,
+        "num_products": manifest.num_products,
+        "promoted_at": promotion.at if promotion else None,
+        "reason": promotion.reason if promotion else "",
+    }
+
+
+def _metrics(platform: Platform, manifest: Manifest) -> dict[str, Any]:
+    """The figures on *gate* that its run recorded; empty for a release that was never evaluated."""
+    evaluation = RunFolder(platform.blobs, manifest.run_id).find("evaluation", EvaluationStep)
+    if evaluation is None:
+        return {}
+    return {"map_at_10": evaluation.mean("challenger"), "by_category": evaluation.by_category}

@@ -1,0 +1,122 @@
+"""Fine-tune: every epoch of every instance becomes a version of `enclip-epoch`."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side
+from enclip.errors import TrainingError
+from enclip.ledger import finish_attempt
+from enclip.models import training
+from enclip.models.bases import load_base
+from enclip.models.checkpoint import load_checkpoint
+from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.models.device import gpu_figures, resolve_device
+from enclip.pipeline.platform import Platform
+from enclip.pipeline.runs import Plan, RunFolder, TrainStep
+from enclip.pipeline.validate import Validator
+from enclip.recipes import TrainRecipe
+from enclip.records import EpochVersion, Products, Split
+
+Progress = Callable[[training.Progress], None]
+
+
+def train(platform: Platform, run_id: str, *, on_progress: Progress | None = None) -> TrainStep:
+    """Fine-tune as the run's plan says; resumes after the last finished epoch.
+
+    Under torchrun every process trains and the first one registers.
+
+    Raises:
+        DeviceError: the plan asks for CUDA and there is none.
+        TrainingError: nothing to train on, or the loss is not a number.
+    """
+    folder = RunFolder(platform.blobs, run_id)
+    plan = folder.read("plan", Plan)
+    recipe = plan.recipe.train
+    device = resolve_device(recipe.device)
+    first = int(os.environ.get("RANK", "0")) == 0  # set by torchrun, the one launcher
+    with folder.timed("train"):
+        products = load_snapshot(platform.blobs, plan.snapshot)
+        model = _base(platform, plan, instance=0, device=device)
+        side = recipe.pixel_side or stored_side(products, platform.blobs, model.side)
+        pixels = pixel_map(products, platform.blobs, side=side, scratch=platform.scratch, digest=plan.snapshot)
+        rows = training_rows(products, recipe)
+        validate = Validator(products, pixels, split=Split.SELECT, device=device)
+        data = training.TrainingData(products=products, pixels=pixels, rows=rows)
+        epochs: list[EpochVersion] = []
+        platform.registry.log_figures(plan.mlflow_run_id, params={"device": str(device), "train_products": len(rows), "pixel_side": side, **gpu_figures(device)})
+        speeds: list[float] = []
+        for instance in range(recipe.instances):
+            if instance:
+                model = _base(platform, plan, instance=instance, device=device)
+            for result in training.fit(
+                model,
+                data,
+                recipe,
+                instance=instance,
+                device=device,
+                state_dir=platform.scratch / "training" / run_id / f"i{instance}",
+                validate=validate,
+                on_progress=on_progress,
+            ):
+                if not first:
+                    continue
+                epochs.append(
+                    platform.registry.log_epoch(
+                        plan.mlflow_run_id,
+                        result.folder,
+                        instance=result.instance,
+                        epoch=result.epoch,
+                        weights_sha256=result.weights_sha256,
+                        init_id=model.init_id,
+                        dim=model.dim,
+                        metrics=result.metrics,
+                        snapshot=plan.snapshot,
+                        num_rows=len(rows),
+                        parent_version=plan.base_version,
+                    )
+                )
+                if result.epoch:
+                    speeds.append(result.metrics["images_per_s"])
+        step = TrainStep(
+            epochs=tuple(epochs),
+            pixel_side=side,
+            device=str(device),
+            images_per_s=round(float(np.mean(speeds)), 1) if speeds else 0.0,
+        )
+        if first:
+            folder.write("train", step)
+            finish_attempt(platform.database, run_id=run_id, outcome="trained")
+    return step
+
+
+def training_rows(products: Products, recipe: TrainRecipe) -> np.ndarray:
+    """Rows to train on: the train split, or the focus categories' part of it with a replay sample.
+
+    Raises:
+        TrainingError: fewer than two products are left.
+    """
+    trainable = products.split == Split.TRAIN
+    if recipe.focus:
+        focus = np.isin(products.category, recipe.focus) | np.isin(products.article_type, recipe.focus)
+        inside = np.flatnonzero(trainable & focus)
+        outside = np.flatnonzero(trainable & ~focus)
+        wanted = min(len(outside), round(recipe.replay * len(inside)))
+        replay = np.random.default_rng(recipe.seed).choice(outside, size=wanted, replace=False)
+        rows = np.sort(np.concatenate([inside, replay]))
+    else:
+        rows = np.flatnonzero(trainable)
+    if len(rows) < 2:
+        raise TrainingError(
+            f"Only {len(rows)} products to train on.", remedy="Take in more products, or name other categories."
+        )
+    return rows
+
+
+def _base(platform: Platform, plan: Plan, *, instance: int, device: object) -> ClipModel:
+    if plan.base_source:
+        return load_checkpoint(platform.registry.fetch_epoch(plan.base_source), device=device)
+    return load_base(plan.recipe.train.base, seed=plan.recipe.train.seed + instance, device=device)
