@@ -105,7 +105,7 @@ class Searcher:
             projection = like.projection
         else:
             raise ReleaseError(
-                f"A searcher of members {like.dims} with weights {like.weights} cannot be extended to {dims}, {weights}."
+                f"A searcher of members {like.dims}, weights {like.weights}, cannot be extended to {dims}, {weights}."
             )
         vector_NP = projection.gallery(embedding_ND)
         clusters = (
