@@ -39,6 +39,16 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field(
         "", alias="MLFLOW_TRACKING_URI", description="MLflow; empty: SQLite and a folder in `home`."
     )
+    mlflow_url: str = Field(
+        "",
+        alias="ENCLIP_MLFLOW_URL",
+        description="Address of MLflow's UI, for links; empty: the tracking server, else http://127.0.0.1:5000.",
+    )
+    catalog_source: str = Field(
+        "",
+        alias="ENCLIP_CATALOG_SOURCE",
+        description="What the scheduled ingest reads: a folder, s3://… or hf:NAME; empty: nothing.",
+    )
     airflow_url: str = Field(
         "http://127.0.0.1:8080", alias="ENCLIP_AIRFLOW_URL", description="Airflow's address, for links."
     )
@@ -62,6 +72,14 @@ class Settings(BaseSettings):
     def resolved_tracking_uri(self) -> str:
         """MLflow's tracking URI; absolute, and usable with nothing running by default."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def resolved_mlflow_url(self) -> str:
+        """Where a browser finds MLflow's UI."""
+        if self.mlflow_url:
+            return self.mlflow_url.rstrip("/")
+        uri = self.mlflow_tracking_uri
+        return uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
     @property
     def artifact_root(self) -> Path:

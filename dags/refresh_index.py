@@ -1,0 +1,61 @@
+"""### Refresh the index
+
+Embeds what is new in the catalog with the champion's models and publishes the result as a new release,
+through the same gates. Minutes instead of hours, since nothing is trained: new products can be found on
+the day they arrive, and `retrain` learns from them later.
+
+**When:** after an ingest that changed the catalog, and daily for what an event has missed. A run goes on
+only if there is a champion whose index differs from the catalog. By hand it always goes on.
+
+**How it ends:** at *promote*, or at *not_promoted*. If a retraining has moved the champion meanwhile,
+the refresh is thrown away: it would undo that.
+"""
+
+from _defaults import CATALOG, TAGS, TASK_DEFAULTS, link_to_mlflow, open_platform, remember_mlflow_run
+from _release import release_tasks
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, get_current_context, task
+
+
+@task.short_circuit
+def needed() -> bool:
+    """Stop here, unless a person asked or the champion's index is not the catalog's."""
+    if get_current_context()["dag_run"].run_type == "manual":
+        return True
+    from enclip.pipeline.changed import should_refresh
+
+    return should_refresh(open_platform())
+
+
+@task
+def snapshot() -> str:
+    """Freeze the catalog and take over the champion's ensemble; the run's id."""
+    from enclip.pipeline.refresh import prepare
+    from enclip.pipeline.runs import run_id_from
+
+    context = get_current_context()
+    platform = open_platform()
+    plan = prepare(
+        platform,
+        run_id_from(context["run_id"], "refresh"),
+        dag_id=context["dag"].dag_id,
+        dag_run_id=context["run_id"],
+    )
+    remember_mlflow_run(platform, plan.mlflow_run_id)
+    return plan.run_id
+
+
+with DAG(
+    dag_id="refresh_index",
+    description="Index the catalog as it is now with the champion's models.",
+    doc_md=__doc__,
+    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 5 * * *", timezone="UTC"), assets=[CATALOG]),
+    catchup=False,
+    max_active_runs=1,
+    default_args=TASK_DEFAULTS,
+    tags=TAGS,
+) as dag:
+    is_needed = needed()
+    planned = snapshot()
+    rest = release_tasks()
+    is_needed >> planned >> rest[0]
+    link_to_mlflow([planned, *rest])
