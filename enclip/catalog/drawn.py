@@ -83,13 +83,13 @@ def _trousers(pen: Pen, box: Box, slim: float) -> None:
     pen.polygon([(x + px * w, y + py * h) for px, py in points], fill=255)
 
 
-def _dress(pen: Pen, box: Box, slim: float) -> None:
+def _dress(pen: Pen, box: Box, _slim: float) -> None:
     x, y, w, h = box
     points = [(0.36, 0.0), (0.42, 0.1), (0.58, 0.1), (0.64, 0.0), (0.66, 0.36), (1.0, 0.98), (0.0, 0.98), (0.34, 0.36)]
     pen.polygon([(x + px * w, y + py * h) for px, py in points], fill=255)
 
 
-def _handbag(pen: Pen, box: Box, slim: float) -> None:
+def _handbag(pen: Pen, box: Box, _slim: float) -> None:
     x, y, w, h = box
     pen.arc((x + 0.24 * w, y + 0.06 * h, x + 0.76 * w, y + 0.7 * h), 180, 360, fill=255, width=int(0.08 * w))
     points = [(0.1, 0.4), (0.9, 0.4), (1.0, 0.92), (0.0, 0.92)]
@@ -113,34 +113,34 @@ def _watch(pen: Pen, box: Box, slim: float) -> None:
     pen.line((x + 0.5 * w, y + 0.5 * h, x + 0.5 * w, y + 0.4 * h), fill=255, width=int(0.04 * w))
 
 
-def _cap(pen: Pen, box: Box, slim: float) -> None:
+def _cap(pen: Pen, box: Box, _slim: float) -> None:
     x, y, w, h = box
     pen.pieslice((x + 0.05 * w, y + 0.26 * h, x + 0.72 * w, y + 0.9 * h), 180, 360, fill=255)
     pen.ellipse((x + 0.4 * w, y + 0.53 * h, x + 1.0 * w, y + 0.66 * h), fill=255)
 
 
-def _sunglasses(pen: Pen, box: Box, slim: float) -> None:
+def _sunglasses(pen: Pen, box: Box, _slim: float) -> None:
     x, y, w, h = box
     pen.ellipse((x + 0.02 * w, y + 0.38 * h, x + 0.44 * w, y + 0.64 * h), fill=255)
     pen.ellipse((x + 0.56 * w, y + 0.38 * h, x + 0.98 * w, y + 0.64 * h), fill=255)
     pen.line((x + 0.4 * w, y + 0.44 * h, x + 0.6 * w, y + 0.44 * h), fill=255, width=int(0.05 * w))
 
 
-def _bottle(pen: Pen, box: Box, slim: float) -> None:
+def _bottle(pen: Pen, box: Box, _slim: float) -> None:
     x, y, w, h = box
     pen.rounded_rectangle((x + 0.3 * w, y + 0.26 * h, x + 0.7 * w, y + h), radius=int(0.1 * w), fill=255)
     pen.rectangle((x + 0.42 * w, y + 0.12 * h, x + 0.58 * w, y + 0.28 * h), fill=255)
     pen.rectangle((x + 0.38 * w, y, x + 0.62 * w, y + 0.1 * h), fill=255)
 
 
-def _umbrella(pen: Pen, box: Box, slim: float) -> None:
+def _umbrella(pen: Pen, box: Box, _slim: float) -> None:
     x, y, w, h = box
     pen.pieslice((x, y + 0.1 * h, x + w, y + 0.9 * h), 180, 360, fill=255)
     pen.line((x + 0.5 * w, y + 0.5 * h, x + 0.5 * w, y + 0.92 * h), fill=255, width=int(0.06 * w))
     pen.arc((x + 0.34 * w, y + 0.84 * h, x + 0.53 * w, y + h), 0, 180, fill=255, width=int(0.06 * w))
 
 
-def _scarf(pen: Pen, box: Box, slim: float) -> None:
+def _scarf(pen: Pen, box: Box, _slim: float) -> None:
     x, y, w, h = box
     pen.arc((x + 0.22 * w, y, x + 0.78 * w, y + 0.4 * h), 0, 360, fill=255, width=int(0.16 * w))
     pen.polygon([(x + px * w, y + py * h) for px, py in [(0.3, 0.3), (0.5, 0.3), (0.46, 1), (0.2, 1)]], fill=255)

@@ -1,0 +1,92 @@
+"""Image bytes → pixels: uint8 RGB, upright, alpha on white, the whole product kept in view."""
+
+import hashlib
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from enclip.errors import ImageError
+
+MAX_PIXELS = 25_000_000
+MAX_BYTES = 25_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what shops send; other decoders stay out of reach
+WHITE = (255, 255, 255)
+
+Pixels = NDArray[np.uint8]
+
+
+def decode(data: bytes) -> Pixels:
+    """Pixels of a picture: `[height, width, 3]` uint8 RGB, at least 1×1.
+
+    EXIF rotation is applied; palettes, grey, CMYK and 16 bit become RGB; transparency lies on white; of an
+    animation the first frame counts.
+
+    Raises:
+        ImageError: not an image of a known format, truncated or damaged, or larger than 25 MP or 25 MB.
+    """
+    if not data:
+        raise ImageError("The picture is empty.")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"The picture has {len(data)} bytes; {MAX_BYTES} are the most.")
+    try:
+        with warnings.catch_warnings():
+            # Our own, stricter limit below decides; Pillow's would warn about sizes in between.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"The picture is {width}×{height} px; {MAX_PIXELS // 1_000_000} MP are the most.")
+        picture.load()
+        return np.array(_rgb(ImageOps.exif_transpose(picture)), dtype=np.uint8)
+    except ImageError:
+        raise
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "unknown format" if "cannot identify" in reason else reason
+        raise ImageError(f"The picture cannot be decoded: {reason}.") from error
+
+
+def fit_square(pixels_HWC: Pixels, side: int) -> Pixels:
+    """The picture on a white square canvas, `[side, side, 3]` uint8: aspect kept, centred, nothing cropped."""
+    picture = Image.fromarray(pixels_HWC)
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BICUBIC)  # Pillow's resize antialiases
+    canvas = Image.new("RGB", (side, side), WHITE)
+    canvas.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return np.array(canvas, dtype=np.uint8)
+
+
+def longest_side(data: bytes) -> int:
+    """Longest side of a picture in px, read from its header alone. Raises ImageError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return max(picture.size)
+    except Exception as error:  # as in `decode`
+        raise ImageError(f"The picture cannot be read: {error}.") from error
+
+
+def sha256(data: bytes) -> str:
+    """Hex SHA-256 of a picture's bytes: its name in the store."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def image_key(image_sha256: str) -> str:
+    """Where a picture lies in the blob store."""
+    return f"images/{image_sha256[:2]}/{image_sha256}"
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        # Pillow clips 16 bit to 255 on conversion; keep the upper byte instead.
+        wide = np.asarray(picture).astype(np.int64)
+        return Image.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*WHITE, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return picture.convert("RGB")
