@@ -1,9 +1,14 @@
 """Scores → an order. One rule for ties, used offline and online."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from enclip.records import Hit, Ranking
+
 DECIMALS = 6  # below what half precision resolves; equal pictures must tie whatever the summation order
+NO_CLUSTER = -1
 
 
 def order(score_C: NDArray[np.floating], row_C: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -18,3 +23,18 @@ def top(score_N: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     """The best k rows of a full row of scores, in the order above; -inf marks rows to leave out."""
     rows = np.flatnonzero(score_N > -np.inf)
     return rows[order(score_N[rows], rows)[:k]]
+
+
+def rank(score_QN: NDArray[np.floating], product_ids: Sequence[str] | NDArray[np.object_], *, k: int) -> list[Ranking]:
+    """The best k products per row of exact scores, without an index: candidates on *select*, baselines.
+
+    `product_ids` name the columns, ascending. -inf leaves a product out. The hits name no cluster.
+    """
+    return [
+        Ranking(
+            tuple(
+                Hit(str(product_ids[row]), round(float(score_N[row]), DECIMALS), NO_CLUSTER) for row in top(score_N, k)
+            )
+        )
+        for score_N in score_QN
+    ]

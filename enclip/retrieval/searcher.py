@@ -1,5 +1,6 @@
 """Query → ranking, over one release: what the service runs, and therefore what evaluation measures (D11)."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -206,6 +207,17 @@ class Searcher:
             rescored=self.rescored,
         )
 
+    def with_pull(self, pull: float) -> "Searcher":
+        """The same searcher with another pull; everything else is shared, so trying pulls costs nothing.
+
+        Raises:
+            ReleaseError: a pull outside 0 to 1.
+        """
+        changed = copy.copy(self)
+        changed.pull = float(pull)
+        changed._check()
+        return changed
+
     def member_scores(self, member: int, query_QD: Floats) -> Floats:
         """`score_QN` of one member, exact, over all products."""
         return fusion.member_scores(query_QD, self.block(member))
@@ -293,6 +305,8 @@ class Searcher:
         ids = self.products.product_id
         if not (ids[:-1] < ids[1:]).all():
             raise CatalogError("Products are not in ascending order of unique ids.", remedy="Use Products.from_rows.")
+        if not 0 <= self.pull <= 1:
+            raise ReleaseError(f"A pull of {self.pull} cannot be used.", remedy="Choose one from 0 to 1.")
         sizes = {len(ids), len(self.embedding_ND), len(self.index), len(self.clusters.assignment_N)}
         widths = (self.embedding_ND.shape[1], len(self.projection.scale_D), sum(self.dims))
         if len(sizes) > 1 or len(set(widths)) > 1 or self.index.width != self.projection.width:

@@ -6,7 +6,7 @@ import bm25s
 import numpy as np
 
 from enclip.errors import CatalogError, QueryError
-from enclip.records import Floats, Hit, Products, Ranking
+from enclip.records import Floats, Products, Ranking
 from enclip.retrieval import ranking
 from enclip.retrieval.filters import Mask
 
@@ -39,13 +39,11 @@ class NameIndex:
         """The best k products per text among those with at least one of its words."""
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
-        rankings = []
+        rankings: list[Ranking] = []
         for score_N in self.scores(texts):
             matching = score_N > 0 if allowed is None else (score_N > 0) & allowed
-            best = ranking.top(np.where(matching, score_N, -np.inf), k)
-            rankings.append(
-                Ranking(tuple(Hit(str(self._products.product_id[row]), float(score_N[row]), -1) for row in best))
-            )
+            scores_1N = np.where(matching, score_N, -np.inf)[None]
+            rankings += ranking.rank(scores_1N, self._products.product_id, k=k)
         return rankings
 
 
