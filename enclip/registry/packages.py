@@ -117,7 +117,7 @@ def fetch_package(connection: Connection, source: str, kind: str, cache: Path) -
                 artifact_uri=location, dst_path=scratch, tracking_uri=connection.tracking_uri
             )
             try:
-                os.rename(downloaded, target)
+                Path(downloaded).rename(target)
             except OSError:
                 if not target.is_dir():  # else another process was first
                     raise
