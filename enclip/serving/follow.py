@@ -1,0 +1,263 @@
+"""Alias → release in memory: polled, loaded beside what serves, swapped by one assignment.
+
+A request takes `Follower.served` once and answers from it alone, so that no answer mixes two
+releases, however the alias moves meanwhile. A release that cannot be loaded, or cannot answer, never
+replaces one that can: the old one goes on serving, and the problem shows in `Follower.state`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from enclip.errors import EnclipError
+from enclip.records import Filters, Product, Products, Ranking
+from enclip.release import Manifest
+from enclip.serving.overview import Overview, describe_catalog
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 2.0
+FIRST_POLL_S = 0.1  # while the two threads wait for each other at the start
+LONGEST_RETRY_S = 60.0
+
+
+class OpenRelease(Protocol):
+    """A release in memory that answers searches; safe to call from several threads at once."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def products(self) -> Products: ...
+
+    def search(
+        self,
+        *,
+        text: str | None,
+        image: bytes | None,
+        weights: Mapping[str, float] | None,
+        filters: Filters | None,
+        k: int,
+        withdrawn: frozenset[str],
+    ) -> Ranking:
+        """The k best products that are not withdrawn. Raises QueryError or ImageError."""
+        ...
+
+    def similar(self, product_id: str, *, k: int, filters: Filters | None, withdrawn: frozenset[str]) -> Ranking:
+        """The k products nearest to one of the release, itself left out. Raises QueryError."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """All that one request may look at: a release, and the products withdrawn since it was built."""
+
+    release: OpenRelease
+    withdrawn: frozenset[str]
+    since: datetime
+
+    @property
+    def version(self) -> int:
+        """The release's name."""
+        return self.release.version
+
+    def product(self, product_id: str) -> Product | None:
+        """A product that the release sells; None where it never held it or it is withdrawn since."""
+        products = self.release.products
+        row = int(np.searchsorted(products.product_id, product_id))
+        if row >= len(products) or products.product_id[row] != product_id or product_id in self.withdrawn:
+            return None
+        return products.row(row)
+
+    @cached_property
+    def overview(self) -> Overview:
+        """What the catalog holds; counted on first use, once for each release and set of withdrawals."""
+        return describe_catalog(self.release.products, withdrawn=self.withdrawn, seed=self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowState:
+    """Where following stands. `problem` is empty while all is well; `checked_at` is Unix time in seconds, 0: never."""
+
+    alias: int | None
+    problem: str
+    checked_at: float
+    num_swaps: int
+    num_failed_loads: int
+
+
+class Follower:
+    """Keeps the release that the alias names in memory.
+
+    Alias and withdrawals are polled by a thread each, since a database that is busy with an ingest
+    must not delay a promotion. Neither thread ends on an error.
+
+    Args:
+        current: the version the alias names now, None where there is no such alias.
+        load: opens a version; slow, runs in a thread of the follower.
+        withdrawn: ids of products that no release may show any more. Until they have been read once
+            nothing is served, so that a start with a dead database sells nothing that is gone.
+        poll_s: seconds between two looks.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        current: Callable[[], int | None],
+        load: Callable[[int], OpenRelease],
+        withdrawn: Callable[[], frozenset[str]],
+        poll_s: float = POLL_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._current = current
+        self._load = load
+        self._read_withdrawn = withdrawn
+        self._poll_s = poll_s
+        self._clock = clock
+        self._swap_lock = threading.Lock()  # between the two threads; no request ever waits for it
+        self._served: Served | None = None
+        self._withdrawn: frozenset[str] | None = None
+        self._withdrawn_problem = ""
+        self._alias: int | None = None
+        self._alias_problem = ""
+        self._checked_at = 0.0
+        self._num_swaps = 0
+        self._num_failed_loads = 0
+        self._failed_version: int | None = None
+        self._load_problem = ""
+        self._failures = 0
+        self._retry_at = 0.0
+        self._stopping = threading.Event()
+        self._threads: tuple[threading.Thread, ...] = ()
+
+    @property
+    def served(self) -> Served | None:
+        """What answers now; take it once a request. None until a first release is loaded."""
+        return self._served
+
+    @property
+    def state(self) -> FollowState:
+        """Where following stands."""
+        return FollowState(
+            alias=self._alias,
+            problem=" ".join(part for part in (self._alias_problem, self._withdrawn_problem) if part),
+            checked_at=self._checked_at,
+            num_swaps=self._num_swaps,
+            num_failed_loads=self._num_failed_loads,
+        )
+
+    def start(self) -> None:
+        """Follow from threads of its own; the first release is loaded there too."""
+        if self._threads:
+            return
+        self._stopping.clear()
+        # Daemons: a load that hangs on a dead store must not keep the process from ending.
+        self._threads = tuple(
+            threading.Thread(target=self._repeat, args=(look,), name=f"enclip-{look.__name__}", daemon=True)
+            for look in (self.check_withdrawn, self.check_alias)
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, *, timeout_s: float = 5.0) -> None:
+        """End the threads; what is served stays."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout_s)
+        self._threads = ()
+
+    def check_withdrawn(self) -> bool:
+        """Look once at what is withdrawn; True where that has changed. Never raises: the last set stays."""
+        try:
+            latest = self._read_withdrawn()
+        except Exception as error:
+            self._withdrawn_problem = _noted(
+                f"Withdrawn products cannot be read: {_reason(error)}", self._withdrawn_problem
+            )
+            return False
+        self._withdrawn_problem = ""
+        with self._swap_lock:
+            if latest == self._withdrawn:
+                return False
+            self._withdrawn = latest
+            if self._served is not None:
+                self._served = replace(self._served, withdrawn=latest)
+        return True
+
+    def check_alias(self) -> bool:
+        """Look once at the alias and load what it names; True where another release answers now.
+
+        Never raises: what fails is logged, shows in `state`, and leaves in place what is served.
+        """
+        try:
+            self._alias = self._current()
+            self._checked_at = self._clock()
+        except Exception as error:
+            self._alias_problem = _noted(f"The alias cannot be read: {_reason(error)}", self._alias_problem)
+            return False
+        served = self._served
+        if self._alias is None:
+            self._alias_problem = "The alias is gone." if served else "No release is promoted yet."
+            return False
+        if served is not None and served.version == self._alias:
+            self._alias_problem, self._failed_version = "", None
+            return False
+        if self._withdrawn is None:
+            return False  # the other thread has not read them yet, or says why it cannot
+        if self._alias == self._failed_version and self._clock() < self._retry_at:
+            self._alias_problem = self._load_problem
+            return False
+        return self._swap_to(self._alias)
+
+    def _repeat(self, look: Callable[[], bool]) -> None:
+        while not self._stopping.is_set():
+            # After a change look at once: a load takes seconds, and the alias may have moved meanwhile.
+            if not look():
+                waits_for_other = self._served is None and not self.state.problem
+                self._stopping.wait(FIRST_POLL_S if waits_for_other else self._poll_s)
+
+    def _swap_to(self, version: int) -> bool:
+        try:
+            release = self._load(version)
+            # The first search pays for lazy initialisation, and proves that the release answers at all.
+            release.search(text="a product", image=None, weights=None, filters=None, k=1, withdrawn=frozenset())
+        except Exception as error:
+            self._note_failure(version, error)
+            return False
+        with self._swap_lock:
+            withdrawn = self._withdrawn or frozenset()
+            self._served = Served(release, withdrawn, datetime.fromtimestamp(self._clock(), UTC))
+        self._alias_problem, self._failed_version = "", None
+        self._num_swaps += 1
+        logger.info("Release %d answers searches over %d products.", release.version, len(release.products))
+        return True
+
+    def _note_failure(self, version: int, error: Exception) -> None:
+        self._failures = self._failures + 1 if version == self._failed_version else 1
+        self._failed_version = version
+        self._retry_at = self._clock() + min(self._poll_s * 2**self._failures, LONGEST_RETRY_S)
+        self._num_failed_loads += 1
+        self._load_problem = self._alias_problem = f"Release {version} cannot be served: {_reason(error)}"
+        logger.error("Release %d cannot be served.", version, exc_info=error)
+
+
+def _noted(problem: str, last: str) -> str:
+    """The problem, logged unless it was the last one too."""
+    if problem != last:
+        logger.warning("%s", problem)
+    return problem
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, EnclipError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,73 @@
+"""What Prometheus reads from the service."""
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from enclip.serving.follow import Follower
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class ServiceMetrics:
+    """One registry to one app, so that two apps in a process do not add up."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.registry.register(_FollowCollector(follower))
+        self._requests = Counter(
+            "enclip_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "enclip_request_seconds",
+            "Time from a request's head to the end of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answer. `route` is the route's template, never a path that a client made up."""
+        known = method if method in _METHODS else "other"
+        self._requests.labels(known, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+
+class _FollowCollector(Collector):
+    """Reads the follower when scraped, so that a thread that hangs shows as a growing age."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+
+    def collect(self) -> Iterator[Metric]:
+        served, state = self._follower.served, self._follower.state
+        yield GaugeMetricFamily("enclip_release", "Release that answers; 0: none.", served.version if served else 0)
+        yield GaugeMetricFamily("enclip_alias_release", "Release that the alias names; 0: none.", state.alias or 0)
+        yield GaugeMetricFamily(
+            "enclip_release_products", "Products of the release.", len(served.release.products) if served else 0
+        )
+        yield GaugeMetricFamily(
+            "enclip_withdrawn_products", "Products that no release may show.", len(served.withdrawn) if served else 0
+        )
+        yield GaugeMetricFamily("enclip_follow_problem", "1 while following has a problem.", int(bool(state.problem)))
+        yield GaugeMetricFamily(
+            "enclip_alias_age_seconds",
+            "Seconds since the alias was last looked at; -1: never.",
+            time.time() - state.checked_at if state.checked_at else -1,
+        )
+        yield CounterMetricFamily("enclip_release_swaps", "Releases put into service.", state.num_swaps)
+        yield CounterMetricFamily("enclip_failed_loads", "Releases that failed to load.", state.num_failed_loads)

@@ -1,0 +1,91 @@
+"""Errors as problem JSON (RFC 9457): what was wrong, where in the request, and the request's id."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from enclip.errors import EnclipError, ImageError, QueryError
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    request_id: str,
+    errors: Sequence[Mapping[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """A problem as a response; `errors` name the field and the problem of each."""
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    if errors:
+        content["errors"] = list(errors)
+    return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the envelope gave the request."""
+    return str(request.scope.get("state", {}).get("request_id", ""))
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every foreseen error with problem JSON; the unforeseen ones are the envelope's."""
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        # What was sent is not echoed: it may be megabytes of picture, or not encodable at all.
+        errors = [{"field": _field(entry["loc"]), "problem": _message(entry)} for entry in error.errors()]
+        detail = "; ".join(f"{entry['field']}: {entry['problem']}" for entry in errors[:3])
+        return problem(422, detail, request_id=request_id_of(request), errors=errors[:20])
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, error.detail, request_id=request_id_of(request), headers=error.headers)
+
+    @app.exception_handler(QueryError)
+    async def _query(request: Request, error: QueryError) -> JSONResponse:
+        return problem(422, str(error), request_id=request_id_of(request))
+
+    @app.exception_handler(ImageError)
+    async def _image(request: Request, error: ImageError) -> JSONResponse:
+        return problem(
+            422,
+            str(error),
+            request_id=request_id_of(request),
+            errors=[{"field": "image", "problem": str(error)}],
+        )
+
+    @app.exception_handler(EnclipError)
+    async def _unavailable(request: Request, error: EnclipError) -> JSONResponse:
+        # A store or registry that does not answer; where it lies is the operator's to know, not the client's.
+        logger.error("Request %s: %s", request_id_of(request), error)
+        return problem(
+            503,
+            "A part of the service does not answer; its log has this request's id.",
+            request_id=request_id_of(request),
+            headers={"Retry-After": "2"},
+        )
+
+
+def _field(location: Sequence[int | str]) -> str:
+    parts = [str(part) for part in location if part not in {"body", "query", "path"}]
+    return ascii(".".join(parts) or "body")[1:-1][:200]
+
+
+def _message(entry: Mapping[str, Any]) -> str:
+    return str(entry["msg"]).removeprefix("Value error, ")[:300]

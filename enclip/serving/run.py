@@ -1,0 +1,98 @@
+"""The service on a port: its threads, its shutdown, its limits."""
+
+import logging
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
+from uvicorn import Config, Server
+
+from enclip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from enclip.pipeline.platform import Platform
+
+logger = logging.getLogger(__name__)
+
+ALIAS = "champion"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+GRACE_S = 15
+MAX_CONNECTIONS = 1024
+
+
+def run_server(platform: "Platform", *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve the platform's champion until SIGINT or SIGTERM; what is in flight is finished first.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    listener = listen(host, port)
+    limit_threads()
+    logging.getLogger("enclip.serving").setLevel(logging.INFO)
+    server = make_server(platform_app(platform))
+    logger.info("Search at http://%s:%d", host, listener.getsockname()[1])
+    server.run(sockets=[listener])
+
+
+def platform_app(platform: "Platform") -> FastAPI:
+    """The app that follows the platform's champion."""
+    # These load torch and FAISS, which read their number of threads then.
+    from enclip.catalog.images import image_key
+    from enclip.pipeline.open_release import open_release
+    from enclip.serving.app import create_app
+    from enclip.serving.follow import Follower
+
+    follower = Follower(
+        current=lambda: platform.registry.alias(ALIAS),
+        load=lambda version: open_release(platform, version),
+        withdrawn=platform.catalog.withdrawn_ids,
+    )
+    return create_app(follower, lambda sha256: platform.blobs.get(image_key(sha256)))
+
+
+def limit_threads() -> None:
+    """Give BLAS, FAISS and torch one thread to a search; several searches run at once.
+
+    With more they fight for the cores (17 against 941 requests/s), and a graceful shutdown times out.
+    What is loaded already is told directly, what comes later reads the environment. A value that the
+    user has set stays.
+    """
+    late = sorted({"faiss", "torch"} & set(sys.modules))
+    if late and "OMP_NUM_THREADS" not in os.environ:
+        logger.warning("%s was loaded before its threads were limited; set OMP_NUM_THREADS=1.", " and ".join(late))
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, "1")
+    if os.environ["OPENBLAS_NUM_THREADS"] == "1":
+        threadpool_limits(1, user_api="blas")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            remedy="Choose another with --port or --host.",
+        ) from error
+
+
+def make_server(app: FastAPI) -> Server:
+    """A uvicorn server for the app, to be run on a socket."""
+    return Server(
+        Config(
+            app,
+            access_log=False,  # the app writes its own lines, with request ids
+            server_header=False,
+            log_config=None,  # logging is the entry point's to set up
+            lifespan="on",
+            ws="none",
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
