@@ -60,14 +60,14 @@ def promote(
 
     Naming a version promotes that one without looking at gates; it is recorded as a person's decision.
     """
-    from enclip.pipeline.promote import promote_by_hand, promote_run
+    from enclip.pipeline.promote import promote_by_hand
+    from enclip.pipeline.promote_run import promote_run
 
     opened = platform()
     if release:
-        done = promote_by_hand(opened, release, reason=reason)
+        _show_promotion(promote_by_hand(opened, release, reason=reason), json)
     else:
-        done = promote_run(opened, run_of(opened, run), approved=approve, reason=reason)
-    _show_promotion(done, json)
+        _show_promotion(promote_run(opened, run_of(opened, run), approved=approve, reason=reason), json)
 
 
 def rollback(

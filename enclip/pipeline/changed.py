@@ -1,6 +1,5 @@
 """Whether the catalog has changed since it was last trained on: a level, not an event (D13)."""
 
-from enclip.catalog.snapshot import digest_of
 from enclip.ledger import last_attempt
 from enclip.pipeline.platform import Platform
 
@@ -11,7 +10,7 @@ def should_retrain(platform: Platform) -> bool:
     An attempt that was refused counts: its change is neither hidden nor tried for ever.
     """
     attempt = last_attempt(platform.database)
-    return attempt is None or attempt.snapshot != digest_of(platform.catalog.products())
+    return attempt is None or attempt.snapshot != platform.catalog.state_digest()
 
 
 def should_refresh(platform: Platform) -> bool:
@@ -19,4 +18,4 @@ def should_refresh(platform: Platform) -> bool:
     champion = platform.registry.alias("champion")
     if champion is None:
         return False
-    return platform.registry.release_manifest(champion).snapshot != digest_of(platform.catalog.products())
+    return platform.registry.release_manifest(champion).snapshot != platform.catalog.state_digest()

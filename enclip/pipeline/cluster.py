@@ -31,8 +31,8 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
         products = load_snapshot(platform.blobs, plan.snapshot)
         shards = plan.recipe.release.shards
         blocks = [member_block(platform, member, plan.snapshot, shards) for member in choice.members]
-        if plan.kind == "refresh" and plan.parent_release is not None:
-            parent = open_release(platform, plan.parent_release, encoders=False)
+        if plan.built_from is not None:
+            parent = open_release(platform, plan.built_from, encoders=False)
             searcher = extended(parent.searcher, products, blocks)
             trained_on = parent.manifest.trained_on
         else:

@@ -55,7 +55,7 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
         return EmbedStep(key=key, num_images=len(rows), num_reused=len(rows), images_per_s=0.0)
     with folder.timed(f"embed-{member}-{shard}"):
         start = time.monotonic()
-        known = known_embeddings(platform, plan.parent_release, chosen)
+        known = known_embeddings(platform, plan.built_from or plan.parent_release, chosen)
         embedding_ND, computed = embed_rows(platform, chosen, products, rows, snapshot=plan.snapshot, known=known, device=plan.recipe.train.device)
         platform.blobs.put(key, _bytes_of(embedding_ND))
     return EmbedStep(

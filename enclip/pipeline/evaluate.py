@@ -1,6 +1,7 @@
 """Measure a run's release on *gate*, beside everything that its gates hold it against."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.evaluation.metrics import Evaluation, evaluate
 from enclip.evaluation.queries import build_queries, headline_kind, majority_category, of_kind
-from enclip.ledger import best_promoted_since
+from enclip.ledger import best_since
 from enclip.models.clip import ClipEncoder, embed_pixels
 from enclip.pipeline.gallery import measure, searcher_over
 from enclip.pipeline.open_release import OpenRelease, open_release
@@ -96,8 +97,8 @@ def _base_evaluation(
 
 def _best_of_year(platform: Platform, plan: Plan, version: int) -> int | None:
     """The best release promoted in the last year, where it is neither champion nor challenger."""
-    best = best_promoted_since(platform.database, days=YEAR_DAYS)
-    return None if best in (None, plan.parent_release, version) else best
+    best = best_since(platform.database, datetime.now(UTC) - timedelta(days=YEAR_DAYS))
+    return best[0] if best and best[0] not in (plan.parent_release, version) else None
 
 
 def _new_categories(platform: Platform, plan: Plan, products: Products) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ def prepare(
             num_products=snapshot.num_products,
             recipe=recipe,
             parent_release=champion,
+            built_from=champion,
             mlflow_run_id=platform.registry.open_run(
                 run_id,
                 kind="refresh",

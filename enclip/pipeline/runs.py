@@ -47,7 +47,10 @@ class Plan(Record):
     recipe: RetrainRecipe
     base_source: str = Field("", description="models:/m-… where the base is the champion's best member.")
     base_version: int | None = Field(None, description="enclip-epoch version of that member.")
-    parent_release: int | None
+    parent_release: int | None = Field(description="Champion that the run's release is measured against.")
+    built_from: int | None = Field(
+        None, description="Release whose members, projection and clusters are kept; None: everything is new."
+    )
     mlflow_run_id: str
     origin: Origin
 
@@ -121,6 +124,36 @@ class EvaluationStep(Record):
         ]
         return sum(values) / len(values) if values else None
 
+    def summary(self) -> dict[str, Any]:
+        """The challenger's figures as `enclip evaluate` shows them, and the other systems' mAP@10."""
+        categories = {
+            name: [query for query in self.queries if query.kind is self.headline and query.category == name]
+            for name in self.by_category
+        }
+        return {
+            "release": self.release,
+            "gallery": "gate split",
+            "map_at_10": self.mean("challenger"),
+            "headline": self.headline.value,
+            "by_category": self.by_category,
+            "categories": {
+                name: {
+                    "map_at_10": self.by_category[name],
+                    "num_queries": len(queries),
+                    "num_relevant": sum(query.num_relevant for query in queries),
+                }
+                for name, queries in categories.items()
+            },
+            "by_kind": {
+                kind.value: {
+                    "num_queries": sum(query.kind is kind for query in self.queries),
+                    **{system: self.mean(system, kind=kind) for system in self.systems},
+                }
+                for kind in QueryKind
+                if any(query.kind is kind for query in self.queries)
+            },
+        }
+
     @property
     def by_category(self) -> dict[str, float]:
         """The challenger's mAP@10 per category over the headline's queries."""
@@ -145,16 +178,7 @@ class GateStep(Record):
     champion: int | None = Field(description="What it was measured against.")
     outcome: Literal["promote", "refuse", "ask"]
     results: tuple[GateRow, ...]
-
-    @property
-    def summary(self) -> str:
-        """One sentence for people: the outcome, and the gates that decided it."""
-        against = f"release {self.champion}" if self.champion else "the floors of a first release"
-        deciding = [row.reason for row in self.results if row.verdict in ("fail", "ask")]
-        if self.outcome == "promote":
-            return f"Release {self.release} passed every gate against {against}."
-        verb = "was refused" if self.outcome == "refuse" else "needs a person's approval"
-        return f"Release {self.release} {verb}: {' '.join(deciding)}"
+    summary: str = Field(description="One sentence for people: the outcome, and the gates that decided it.")
 
 
 class PromotionStep(Record):
@@ -162,12 +186,7 @@ class PromotionStep(Record):
 
     release: int
     promoted: bool
-    reason: str
-
-    @property
-    def summary(self) -> str:
-        verb = "is now champion" if self.promoted else "was not promoted"
-        return f"Release {self.release} {verb}. {self.reason}".strip()
+    summary: str
 
 
 class Timing(Record):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from enclip.ledger import last_move
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import previous_release
 from enclip.pipeline.runs import EvaluationStep, RunFolder
@@ -12,19 +13,19 @@ def read_status(platform: Platform) -> dict[str, Any]:
     """`{"champion", "challenger", "previous", "catalog", "tracking_uri"}`; champion is None before the first one."""
     aliases = platform.registry.aliases()
     champion = aliases.get("champion")
-    live, withdrawn = platform.catalog.counts()
+    counts = platform.catalog.counts()
     return {
         "champion": None if champion is None else _champion(platform, champion),
         "challenger": aliases.get("challenger"),
         "previous": previous_release(platform),
-        "catalog": {"live": live, "withdrawn": withdrawn},
+        "catalog": {"live": counts.live, "withdrawn": counts.withdrawn},
         "tracking_uri": platform.registry.tracking_uri,
     }
 
 
 def _champion(platform: Platform, release: int) -> dict[str, Any]:
     manifest = platform.registry.release_manifest(release)
-    promotion = last_promotion_to(platform.database, release)
+    promotion = last_move(platform.database, release)
     return {
         "release": release,
         "members": [
@@ -34,7 +35,7 @@ def _champion(platform: Platform, release: int) -> dict[str, Any]:
         "metrics": _metrics(platform, manifest),
         "snapshot": manifest.snapshot,
         "num_products": manifest.num_products,
-        "promoted_at": promotion.at if promotion else None,
+        "promoted_at": promotion.at.isoformat() if promotion else None,
         "reason": promotion.reason if promotion else "",
     }
 
