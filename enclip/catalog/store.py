@@ -123,7 +123,7 @@ class CatalogStore:
         """Live and withdrawn products, and the live ones by split."""
         query = select(PRODUCTS.c.split, func.count()).where(LIVE).group_by(PRODUCTS.c.split)
         with read_only(self.engine) as connection:
-            by_split = dict(connection.execute(query).tuples().all())
+            by_split: dict[str, int] = dict(connection.execute(query).tuples().all())
             gone = connection.scalar(select(func.count()).where(PRODUCTS.c.withdrawn_at.is_not(None)))
         return CatalogCounts(live=sum(by_split.values()), withdrawn=int(gone or 0), by_split=by_split)
 

@@ -1,0 +1,180 @@
+"""Rows → products: only what is new or changed, in batches that can be interrupted and run again (D14)."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+from enclip.blobs import Blobs
+from enclip.catalog.assign import assign_places
+from enclip.catalog.groups import picture_signature, title_keys
+from enclip.catalog.images import decode, image_key, sha256
+from enclip.catalog.lock import ingest_lock
+from enclip.catalog.read import CatalogSource, RawRow
+from enclip.catalog.store import Arrival, CatalogStore, Known, PictureFacts, content_hash
+from enclip.errors import CatalogError
+from enclip.records import IngestReport, Product, Rejection
+
+logger = logging.getLogger(__name__)
+
+BATCH = 256  # rows read, decoded and written at a time; at most this much is repeated after a crash
+MAX_VANISH = 0.2
+MAX_LISTED = 1000  # rejections kept in the report; all of them are counted
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unchanged:
+    product_id: str
+    claim: bool  # known, but from another source or withdrawn
+
+
+def ingest(
+    source: CatalogSource,
+    store: CatalogStore,
+    blobs: Blobs,
+    *,
+    mode: Literal["upsert", "full"] = "upsert",
+    categories: Sequence[str] = (),
+    allow_vanish: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Take a source in: new and changed products, their pictures, and a group and split for each newcomer.
+
+    Rows that cannot be used are set aside and reported; the first of duplicate ids wins. Memory holds a
+    batch of rows and the ids seen. Running again after an interruption goes on: what is in is unchanged.
+
+    Args:
+        source: from `enclip.catalog.read.open_source`.
+        store: the catalog.
+        blobs: where pictures go, under their SHA-256.
+        mode: "full": products that this source carried before and no longer has are withdrawn.
+        categories: take in (and withdraw) only products whose subCategory, articleType or masterCategory
+            is one of these, case-insensitively; none: everything.
+        allow_vanish: let "full" withdraw more than 20% of its scope.
+        progress: called with rows done and about how many there are.
+
+    Raises:
+        CatalogError: the source has no usable table, another ingest holds the catalog for too long, or more
+            than 20% would vanish; then what came in stays in, and nothing is withdrawn.
+        StoreError: a blob or the S3 source cannot be reached.
+    """
+    wanted = frozenset(category.casefold() for category in categories)
+    tally = _Tally()
+    with ingest_lock(store.engine):
+        total = source.num_rows() if progress is not None else None
+        with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as workers:
+            for batch in _batches(tally.first_of_each(source.rows(), wanted)):
+                known = store.known([row.product.product_id for row in batch])
+                tasks = [workers.submit(_look, source, blobs, row, known.get(row.product.product_id)) for row in batch]
+                outcomes = [task.result() for task in tasks]
+                store.upsert([outcome for outcome in outcomes if isinstance(outcome, Arrival)])
+                store.claim([o.product_id for o in outcomes if isinstance(o, _Unchanged) and o.claim], source.name)
+                tally.count(outcomes)
+                if progress is not None:
+                    progress(tally.rows, max(total, tally.rows) if total is not None else None)
+        placed = assign_places(store.engine)
+        gone = _withdraw_absent(source, store, tally.ids, wanted, allow_vanish) if mode == "full" else 0
+    report = tally.report(gone)
+    logger.info(
+        "%s: %d accepted (%d placed), %d unchanged, %d rejected, %d gone",
+        source.name,
+        report.accepted,
+        placed,
+        report.unchanged,
+        report.rejected,
+        report.gone,
+    )
+    return report
+
+
+def in_categories(product: Product, wanted: frozenset[str]) -> bool:
+    """Whether a product belongs to one of the categories (given in casefold); no categories: always."""
+    own = {product.sub_category.casefold(), product.article_type.casefold(), product.master_category.casefold()}
+    return not wanted or bool(wanted & own)
+
+
+class _Tally:
+    """What has come of the rows so far."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.rows = 0
+        self._accepted = 0
+        self._unchanged = 0
+        self._rejected = 0
+        self._rejections: list[Rejection] = []
+
+    def first_of_each(self, rows: Iterable[RawRow | Rejection], wanted: frozenset[str]) -> Iterator[RawRow]:
+        """Usable rows of the wanted categories, one per id; the rest is counted."""
+        for row in rows:
+            self.rows += 1
+            if isinstance(row, Rejection):
+                # A row that is there but cannot be read does not mean that its product is gone.
+                if row.product_id:
+                    self.ids.add(row.product_id)
+                self._reject(row)
+            elif row.product.product_id in self.ids:
+                self._reject(Rejection(row.row, row.product.product_id, "the id has come before in this source"))
+            elif in_categories(row.product, wanted):
+                self.ids.add(row.product.product_id)
+                yield row
+
+    def count(self, outcomes: Iterable["Arrival | _Unchanged | Rejection"]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Rejection):
+                self._reject(outcome)
+            elif isinstance(outcome, _Unchanged) and not outcome.claim:
+                self._unchanged += 1
+            else:
+                self._accepted += 1
+
+    def report(self, gone: int) -> IngestReport:
+        return IngestReport(self._accepted, self._unchanged, self._rejected, gone, tuple(self._rejections))
+
+    def _reject(self, rejection: Rejection) -> None:
+        self._rejected += 1
+        if len(self._rejections) < MAX_LISTED:
+            self._rejections.append(rejection)
+
+
+def _look(source: CatalogSource, blobs: Blobs, row: RawRow, known: Known | None) -> Arrival | _Unchanged | Rejection:
+    """Read a row's picture; decode and store it unless the product is as it was."""
+    try:
+        data = source.image(row)
+        product = replace(row.product, image_sha256=sha256(data))
+        if known is not None and known.content_hash == content_hash(product):
+            return _Unchanged(product.product_id, claim=known.withdrawn or known.source != source.name)
+        pixels = decode(data)
+    except CatalogError as error:
+        return Rejection(row.row, row.product.product_id, error.what)
+    key = image_key(product.image_sha256)
+    if not blobs.exists(key):
+        blobs.put(key, data)
+    signature = picture_signature(pixels)
+    facts = PictureFacts(product.image_sha256, pixels.shape[1], pixels.shape[0], signature.thumb)
+    keys = (*title_keys(product.name, product.base_colour, product.image_sha256), *signature.bands)
+    return Arrival(product, facts, keys, source.name)
+
+
+def _withdraw_absent(
+    source: CatalogSource, store: CatalogStore, seen: set[str], wanted: frozenset[str], allow_vanish: bool
+) -> int:
+    scope = [product.product_id for product in store.carried_by(source.name) if in_categories(product, wanted)]
+    absent = [product_id for product_id in scope if product_id not in seen]
+    if len(absent) > MAX_VANISH * len(scope) and not allow_vanish:
+        raise CatalogError(
+            f"{len(absent)} of {len(scope)} products of {source.name} would vanish, more than {MAX_VANISH:.0%}; "
+            "what came in stays in, and nothing was withdrawn.",
+            remedy="If the source is complete, run again with --allow-vanish.",
+        )
+    return store.withdraw(absent)
+
+
+def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
+    while batch := list(islice(rows, BATCH)):
+        yield batch

@@ -1,0 +1,171 @@
+"""Freeze the live catalog: an immutable Parquet file named by its content, and its pictures decoded once (D9)."""
+
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from enclip.blobs import Blobs
+from enclip.catalog.images import decode, fit_square, image_key, longest_side
+from enclip.catalog.store import CatalogDigest, CatalogStore, content_hash
+from enclip.errors import ImageError, SnapshotError, StoreError
+from enclip.records import Products
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 200  # pictures whose size is looked at to choose the stored side
+SIDE_STEP = 16
+CHUNK = 256
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRef:
+    """A frozen catalog. `digest` is over the products' ids, contents, groups and splits."""
+
+    digest: str
+    num_products: int
+
+
+def snapshot_key(digest: str) -> str:
+    """Where a snapshot lies in the blob store."""
+    return f"snapshots/{digest}.parquet"
+
+
+def take_snapshot(store: CatalogStore, blobs: Blobs) -> SnapshotRef:
+    """Freeze the live catalog; the same catalog gives the same digest and writes nothing again.
+
+    The digest equals `store.state_digest()` of the same moment.
+
+    Raises:
+        SnapshotError: the catalog is empty.
+    """
+    products = store.products()
+    if not len(products):
+        raise SnapshotError("The catalog is empty.", remedy="Take products in first: enclip ingest PATH.")
+    digest = products_digest(products)
+    if not blobs.exists(snapshot_key(digest)):
+        table = pa.table({name: pa.array(getattr(products, name), pa.string()) for name in Products.column_names()})
+        out = io.BytesIO()
+        pq.write_table(table, out, compression="zstd")
+        blobs.put(snapshot_key(digest), out.getvalue())
+    return SnapshotRef(digest, len(products))
+
+
+def load_snapshot(blobs: Blobs, digest: str) -> Products:
+    """The products of a snapshot, checked against its digest.
+
+    Raises:
+        SnapshotError: there is none, or it is not what its name says.
+    """
+    key = snapshot_key(digest)
+    try:
+        data = blobs.get(key)
+    except StoreError as error:
+        raise SnapshotError(f"Snapshot {digest} cannot be read from {blobs.url}: {error.what}") from error
+    try:
+        table = pq.read_table(io.BytesIO(data), columns=list(Products.column_names()))
+        columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in Products.column_names()}
+        products = Products(**columns)
+        found = products_digest(products)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"Snapshot {blobs.url}/{key} is damaged: {error}.") from error
+    if found != digest:
+        raise SnapshotError(f"Snapshot {blobs.url}/{key} is damaged: its content has the digest {found}.")
+    return products
+
+
+def products_digest(products: Products) -> str:
+    """The digest of these products, sorted by id as `Products` are."""
+    digest = CatalogDigest()
+    for product in products:
+        digest.add(product.product_id, content_hash(product), product.group_id, product.split.value)
+    return digest.hexdigest()
+
+
+def stored_side(products: Products, blobs: Blobs, model_side: int) -> int:
+    """Side of the square canvas on which pictures are kept: the model's, or less where they have no more detail.
+
+    The typical (90th percentile) longest side of a sample, rounded up to 16 px, at most `model_side`.
+    """
+    rows = np.linspace(0, len(products) - 1, min(SAMPLE, len(products))).astype(int)
+    sides = [longest_side(blobs.get(image_key(sha))) for sha in products.image_sha256[rows]]
+    typical = int(np.quantile(sides, 0.9, method="higher"))
+    return min(model_side, -(-typical // SIDE_STEP) * SIDE_STEP)
+
+
+def pixel_map(
+    products: Products,
+    blobs: Blobs,
+    *,
+    side: int,
+    scratch: Path,
+    digest: str,
+    progress: Progress | None = None,
+) -> NDArray[np.uint8]:
+    """Every picture on a white square canvas: a read-only memory map `[N, side, side, 3]` uint8, rows as products.
+
+    Decoded once per snapshot and side, several at a time, and published by rename: a second caller finds it
+    whole or not at all. It can be deleted at any time.
+
+    Raises:
+        StoreError: a picture is missing from the store, or the disk is full.
+        ImageError: a picture cannot be decoded, although it could at ingest.
+    """
+    path = scratch / "pixels" / f"{digest}-{side}.npy"
+    shape = (len(products), side, side, 3)
+    if (found := _existing(path, shape)) is not None:
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=".npy")
+    os.close(handle)
+    try:
+        _decode_all(products, blobs, Path(name), side=side, progress=progress)
+        Path(name).replace(path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise StoreError(f"Cannot write {path}: {error.strerror}.", remedy="Free space in ENCLIP_HOME.") from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    found = _existing(path, shape)
+    if found is None:
+        raise StoreError(f"{path} vanished while it was written.", remedy="Run again.")
+    return found
+
+
+def _decode_all(products: Products, blobs: Blobs, path: Path, *, side: int, progress: Progress | None) -> None:
+    shape = (len(products), side, side, 3)
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+    def fill(row: int) -> None:
+        try:
+            pixels[row] = fit_square(decode(blobs.get(image_key(products.image_sha256[row]))), side)
+        except ImageError as error:
+            raise ImageError(f"Picture of product {products.product_id[row]}: {error.what}") from error
+
+    # Pillow lets go of the interpreter while it decodes and resizes, so threads do.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as workers:
+        for start in range(0, len(products), CHUNK):
+            stop = min(start + CHUNK, len(products))
+            list(workers.map(fill, range(start, stop)))
+            if progress is not None:
+                progress(stop, len(products))
+    pixels.flush()
+
+
+def _existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    try:
+        pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
