@@ -78,7 +78,7 @@ def build_module(architecture: Architecture, *, seed: int = 0) -> nn.Module:
             model_cfg["text_cfg"]["hf_model_name"] = folder
         (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
         # One thread at a time: the seed is set around a global generator, and restored.
-        with _seed_lock, torch.random.fork_rng(devices=[]), _quiet():
+        with _seed_lock, torch.random.fork_rng(devices=[]), _Quiet():
             torch.manual_seed(seed)
             try:
                 module = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
@@ -96,10 +96,7 @@ def build_tokenizer(spec: TokenizerSpec) -> Tokenizer:
     Raises:
         WeightsError: a Hugging Face tokenizer without the `transformers` package, or damaged files.
     """
-    if spec.kind == "bpe":
-        tokenizer = _bpe(spec)
-    else:
-        tokenizer = _hugging_face(spec)
+    tokenizer = _bpe(spec) if spec.kind == "bpe" else _hugging_face(spec)
 
     def tokenize(texts: Sequence[str]) -> Tensor:
         if not texts:
@@ -139,7 +136,7 @@ def _hugging_face(spec: TokenizerSpec) -> Any:
             raise WeightsError(f"The tokenizer's files {sorted(spec.files)} cannot be read: {error}") from error
 
 
-class _quiet:
+class _Quiet:
     """open_clip logs each step of building a model, and a warning for random weights, to the root logger."""
 
     def __enter__(self) -> None:

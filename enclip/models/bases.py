@@ -1,7 +1,5 @@
 """Base weights by name (D10)."""
 
-import hashlib
-import json
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +11,7 @@ from torch import nn
 
 from enclip.errors import WeightsError
 from enclip.models.architecture import Architecture, Preprocessing, TokenizerSpec, build_module, build_tokenizer
-from enclip.models.checkpoint import CARD, load_checkpoint, state_of
+from enclip.models.checkpoint import CARD, digest_of, load_checkpoint
 from enclip.models.clip import ClipModel
 
 TINY = "tiny"
@@ -45,22 +43,13 @@ def packaged(name: str) -> Architecture:
     return Architecture.model_validate_json(text)
 
 
-def init_id_of(module: nn.Module, architecture: Architecture) -> str:
-    """16 hex digits that name an initialisation and its architecture."""
-    digest = hashlib.sha256(json.dumps(architecture.model_dump(mode="json"), sort_keys=True).encode())
-    for key, value in sorted(state_of(module).items()):
-        digest.update(key.encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _random(architecture: Architecture, *, seed: int) -> ClipModel:
     module = build_module(architecture, seed=seed)
     return ClipModel(
         module=module,
         tokenize=build_tokenizer(architecture.tokenizer),
         architecture=architecture,
-        init_id=init_id_of(module, architecture),
+        init_id=digest_of(module, architecture),
         from_scratch=True,
     )
 
@@ -85,6 +74,8 @@ def _pretrained(name: str) -> ClipModel:
             f"Cannot load {name}: {error}",
             remedy="Without network, fetch the weights elsewhere and use local-dir:PATH, or base=tiny.",
         ) from error
+    if "multimodal_cfg" in model_cfg:
+        raise WeightsError(f"{name} is a CoCa, which has a decoder that search has no use for.", remedy="Use a CLIP.")
     architecture = Architecture(
         model_cfg=model_cfg,
         preprocessing=_preprocessing(module),
@@ -95,7 +86,7 @@ def _pretrained(name: str) -> ClipModel:
         module=module.eval(),
         tokenize=build_tokenizer(architecture.tokenizer),
         architecture=architecture,
-        init_id=init_id_of(module, architecture),
+        init_id=digest_of(module, architecture),
         from_scratch=False,
     )
 

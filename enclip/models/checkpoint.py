@@ -4,6 +4,8 @@
 two files are enough anywhere, without a hub and without the base they came from.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +34,7 @@ class Card(BaseModel):
     architecture: Architecture
     init_id: str
     from_scratch: bool
+    epochs_trained: int = 0
     pixel_side: int
     dim: int
     weights_sha256: str
@@ -53,6 +56,7 @@ def save_checkpoint(folder: Path, model: ClipModel, *, pixel_side: int) -> str:
         architecture=model.architecture,
         init_id=model.init_id,
         from_scratch=model.from_scratch,
+        epochs_trained=model.epochs_trained,
         pixel_side=pixel_side,
         dim=model.dim,
         weights_sha256=sha256,
@@ -77,6 +81,7 @@ def load_checkpoint(folder: Path, *, device: torch.device) -> ClipModel:
         architecture=card.architecture,
         init_id=card.init_id,
         from_scratch=card.from_scratch,
+        epochs_trained=card.epochs_trained,
     )
     return model.to(device)
 
@@ -125,6 +130,15 @@ def fill(module: nn.Module, state: dict[str, Tensor], *, where: Path) -> None:
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and statistics by name: CPU copies of their own memory, as safetensors wants them."""
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in module.state_dict().items()}
+
+
+def digest_of(module: nn.Module, architecture: Architecture) -> str:
+    """16 hex digits that name these weights in this architecture; of a base, its `init_id`."""
+    digest = hashlib.sha256(json.dumps(architecture.model_dump(mode="json"), sort_keys=True).encode())
+    for key, value in sorted(state_of(module).items()):
+        digest.update(key.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _first_line(error: Exception) -> str:

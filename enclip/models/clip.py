@@ -23,7 +23,8 @@ class ClipModel:
     """Towers, tokenizer and where they come from.
 
     `init_id` names initialisation and architecture: checkpoints with equal ids may be averaged.
-    `from_scratch` is true for a base with random weights and for what was trained from one.
+    `from_scratch` is true for a base with random weights and for what was trained from one, and
+    `epochs_trained` counts the epochs of our own training behind the weights.
     """
 
     module: nn.Module
@@ -31,6 +32,7 @@ class ClipModel:
     architecture: Architecture
     init_id: str
     from_scratch: bool
+    epochs_trained: int = 0
 
     @property
     def dim(self) -> int:
@@ -72,7 +74,7 @@ class ClipEncoder:
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
         tokens_BL = self._model.tokenize(texts)
-        return self._collect(self._encode_tokens(part) for part in tokens_BL.split(self._batch))
+        return self._collect(self._encode_tokens(part) for part in torch.split(tokens_BL, self._batch))
 
     def encode_images(self, pixels_BHWC: NDArray[np.uint8]) -> Floats:
         """`embedding_BD` of uint8 RGB square canvases of any common side: float32, unit norm."""

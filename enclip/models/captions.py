@@ -1,0 +1,104 @@
+"""Captions, and of which products each one is true (D8).
+
+A caption claims some fields of the product it was made for. It is true of every product that has the
+same values there: "Men Navy Blue Shirts" of each navy blue men's shirt, a name of each product with
+that name. In a batch from a real catalog that is far from the diagonal, and what is true of a product
+is not a negative.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.records import Products
+
+Ints = NDArray[np.int64]
+
+UNKNOWN = -1  # key of a caption that a product lacks the fields for
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A caption with `{field}` blanks, and how often it is used where its fields are known."""
+
+    text: str
+    fields: tuple[str, ...]
+    share: float
+
+
+NAME = Template("{name}", ("name",), 1.0)
+
+# What people type into a search: a kind of thing, with one or two of its properties.
+ATTRIBUTE_TEMPLATES = (
+    Template("{gender} {base_colour} {article_type}", ("gender", "base_colour", "article_type"), 0.40),
+    Template("{base_colour} {article_type}", ("base_colour", "article_type"), 0.15),
+    Template("{gender} {article_type}", ("gender", "article_type"), 0.10),
+    Template("{article_type}", ("article_type",), 0.20),
+    Template("{usage} {article_type}", ("usage", "article_type"), 0.10),
+    Template("{sub_category}", ("sub_category",), 0.05),
+)
+TEMPLATES = (NAME, *ATTRIBUTE_TEMPLATES)
+
+
+class Captions:
+    """The captions of N products.
+
+    `key_NT` holds, per product and template, an integer that two products share exactly when the
+    template makes the same claim of both (values compare case-insensitively), or UNKNOWN. Equal
+    products columns give equal keys in every process.
+    """
+
+    def __init__(self, products: Products) -> None:
+        self._products = products
+        self.key_NT = np.stack([claim_keys(products, template.fields) for template in TEMPLATES], axis=1)
+        self._attribute_shares_NT = np.where(
+            self.key_NT[:, 1:] == UNKNOWN, 0.0, [template.share for template in ATTRIBUTE_TEMPLATES]
+        )
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Per product: whether any caption can be made of it."""
+        usable: NDArray[np.bool_] = np.any(self.key_NT != UNKNOWN, axis=1)
+        return usable
+
+    def draw(self, rows: Ints, random: np.random.Generator) -> Ints:
+        """`template_B2`: two templates per product, its name and a random attribute caption.
+
+        A product without a name gets two attribute captions, one without attributes its name twice.
+        Rows must be usable.
+        """
+        shares = self._attribute_shares_NT[rows]
+        total = shares.sum(axis=1, keepdims=True)
+        reached = np.cumsum(shares, axis=1)
+        picks = random.random((len(rows), 2)) * total
+        attribute_B2 = 1 + (reached[:, None, :] <= picks[:, :, None]).sum(axis=2)
+        has_attributes = total[:, 0] > 0
+        has_name = self.key_NT[rows, 0] != UNKNOWN
+        first = np.where(has_name, 0, attribute_B2[:, 0])
+        second = np.where(has_attributes, attribute_B2[:, 1], 0)
+        return np.stack([first, second], axis=1).astype(np.int64)
+
+    def text(self, row: int, template: int) -> str:
+        """One caption."""
+        chosen = TEMPLATES[template]
+        return chosen.text.format(**{field: getattr(self._products, field)[row] for field in chosen.fields})
+
+
+def claim_keys(products: Products, fields: tuple[str, ...]) -> Ints:
+    """`key_N`: equal where the products agree on all fields; UNKNOWN where one of them is empty."""
+    key = np.zeros(len(products), dtype=np.int64)
+    known = np.ones(len(products), dtype=np.bool_)
+    for field in fields:
+        values = np.array([str(value).strip().casefold() for value in getattr(products, field)], dtype=object)
+        known &= values != ""
+        code = np.unique(values.astype(str), return_inverse=True)[1] if len(values) else key
+        # Renumbering after each field keeps the keys below N² however many fields there are.
+        key = np.unique(key * (int(code.max(initial=0)) + 1) + code, return_inverse=True)[1].astype(np.int64)
+    return np.where(known, key, UNKNOWN)
+
+
+def truth(key_BT: Ints, template_C: Ints, key_C: Ints) -> NDArray[np.bool_]:
+    """`target_BC`: whether caption c, of template `template_C` and key `key_C`, is true of product b."""
+    target_BC: NDArray[np.bool_] = key_BT[:, template_C] == key_C[None, :]
+    return target_BC

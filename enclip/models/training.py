@@ -1,0 +1,279 @@
+"""The training loop: a base and products in, one checkpoint per epoch out."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from enclip.errors import DeviceError, TrainingError
+from enclip.models.batches import Batches, HostBatch, TrainingData
+from enclip.models.checkpoint import save_checkpoint
+from enclip.models.clip import ClipModel
+from enclip.models.device import autocast
+from enclip.models.distributed import current, from_first
+from enclip.models.loss import Batch, contrastive_loss, similarities
+from enclip.models.pixels import Augmentation, augment, normalise, prepare, resize, to_unit
+from enclip.models.progress import EpochResult, Progress, fingerprint, load_state, save_state
+from enclip.models.schedule import learning_rate, peak_learning_rate
+from enclip.recipes import TrainRecipe
+
+__all__ = ["EpochResult", "Progress", "TrainingData", "fit"]
+
+log = logging.getLogger(__name__)
+
+BETAS = (0.9, 0.98)  # CLIP's: the second moment follows the loss more quickly than Adam's default
+MAX_GRADIENT_NORM = 1.0
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound, without which training diverges
+SAMPLE = 512  # products behind the similarities of an epoch
+
+Validate = Callable[[ClipModel], Mapping[str, float]]
+
+
+def fit(
+    model: ClipModel,
+    data: TrainingData,
+    recipe: TrainRecipe,
+    *,
+    instance: int,
+    device: torch.device,
+    state_dir: Path,
+    validate: Validate,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Iterator[EpochResult]:
+    """Fine-tune one instance; yields each epoch when its checkpoint is written, the base first.
+
+    A training that was cut off goes on after its last finished epoch, whose results are yielded
+    again, and ends with the very weights of an unbroken one: all that is random follows from seed,
+    epoch and process. Under torchrun (`distributed.joined`) every process iterates and gets the same
+    results; the first one validates and writes.
+
+    Args:
+        model: the base; its weights are trained in place.
+        state_dir: of this instance alone: `state.pt` and `epoch-NN/`.
+        validate: figures of a model in eval mode; early stopping reads `val_map_at_10` of them.
+
+    Raises:
+        TrainingError: the loss is not a number, there is nothing to train on, or `state_dir` holds
+            another training.
+        DeviceError: the device has no memory left.
+    """
+    ranks = current()
+    batches = Batches(data, model.tokenize, batch_size=recipe.batch_size, seed=recipe.seed + instance, ranks=ranks)
+    model.to(device)
+    name = fingerprint(model, data, recipe, instance=instance)
+    towers = Towers(model, recipe).to(device)
+    optimizer = _optimizer(towers, recipe, device)
+    peak = peak_learning_rate(recipe, model)
+    steps_per_epoch = math.ceil(batches.per_epoch / recipe.accumulate)
+    steps = steps_per_epoch * recipe.epochs
+
+    results, saved = load_state(state_dir, name=name, device=device)
+    if saved:
+        towers.load_state_dict(saved["towers"])
+        optimizer.load_state_dict(saved["optimizer"])
+        log.info("Instance %d resumes after epoch %d.", instance, results[-1].epoch)
+    yield from results
+
+    def finish(epoch: int, figures: dict[str, float], began: float) -> EpochResult:
+        """Measure, write and remember the epoch that has just been trained."""
+        result: EpochResult | None = None
+        if ranks.first:
+            towers.eval()
+            trained = replace(model, epochs_trained=model.epochs_trained + epoch)
+            figures = {**_figures(towers, batches.sample(SAMPLE), recipe, device), **figures, **validate(trained)}
+            folder = state_dir / f"epoch-{epoch:02d}"
+            result = EpochResult(
+                instance=instance,
+                epoch=epoch,
+                folder=folder,
+                weights_sha256=save_checkpoint(folder, trained, pixel_side=data.pixels.shape[1]),
+                metrics=figures,
+                seconds=time.monotonic() - began,
+            )
+            tensors = {"towers": towers.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(state_dir, name=name, results=[*results, result], tensors=tensors)
+        result = from_first(result)
+        results.append(result)
+        return result
+
+    if not results:
+        yield finish(0, {}, time.monotonic())
+    parallel = DistributedDataParallel(towers) if ranks.world_size > 1 else None
+
+    for epoch in range(results[-1].epoch + 1, recipe.epochs + 1):
+        if _has_stopped_improving(results, recipe.patience):
+            log.info("Instance %d stops after epoch %d: no better for %d epochs.", instance, epoch - 1, recipe.patience)
+            return
+        began = time.monotonic()
+        towers.train()
+        generator = _seeded(recipe.seed + instance, epoch, ranks.rank, device)
+        step = (epoch - 1) * steps_per_epoch
+        rate, total_loss, num_images = 0.0, 0.0, 0
+        for number, host in enumerate(batches.epoch(epoch)):
+            first_of_step = number % recipe.accumulate == 0
+            last_of_step = (number + 1) % recipe.accumulate == 0 or number + 1 == batches.per_epoch
+            if first_of_step:
+                rate = learning_rate(recipe, peak, step=step, steps=steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                in_step = min(recipe.accumulate, batches.per_epoch - number)
+            try:
+                pixels = host.pixels_BHWC.to(device, non_blocking=True)
+                images_BCHW = _vary(pixels, model, recipe, generator)
+                # Gradients are averaged over processes once per step.
+                with nullcontext() if parallel is None or last_of_step else parallel.no_sync():
+                    batch, scale, bias = _encode(parallel or towers, images_BCHW, host, device)
+                    loss = contrastive_loss(batch, scale=scale, bias=bias, kind=recipe.loss)
+                    (loss / in_step).backward()  # type: ignore[no-untyped-call]
+            except torch.OutOfMemoryError as error:
+                raise DeviceError(
+                    f"{device} has no memory left for a batch of {recipe.batch_size} at {model.side} px.",
+                    remedy="Use a smaller batch_size, and a larger accumulate.",
+                ) from error
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"The loss of instance {instance} became {value} in epoch {epoch}, batch {number + 1}.",
+                    remedy=f"Use a learning rate below {rate:.1e}.",
+                )
+            total_loss += value
+            num_images += len(images_BCHW) * ranks.world_size
+            if last_of_step:
+                nn.utils.clip_grad_norm_(towers.parameters(), MAX_GRADIENT_NORM)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                with torch.no_grad():
+                    towers.log_scale.clamp_(0, MAX_LOGIT_SCALE)
+                step += 1
+            if on_progress and ranks.first:
+                speed = num_images / (time.monotonic() - began)
+                on_progress(Progress(instance, epoch, step, steps, value, speed))
+        figures = {
+            "train_loss": total_loss / batches.per_epoch,
+            "learning_rate": rate,
+            "images_per_s": num_images / (time.monotonic() - began),
+        }
+        yield finish(epoch, figures, began)
+
+
+class Towers(nn.Module):
+    """The CLIP as the loss wants it, and the sigmoid's bias where the CLIP has none of its own."""
+
+    def __init__(self, model: ClipModel, recipe: TrainRecipe) -> None:
+        super().__init__()
+        self.model = model
+        self.clip = model.module
+        own: nn.Parameter | None = getattr(self.clip, "logit_bias", None)
+        self.bias: nn.Parameter | None = None
+        if recipe.loss == "sigmoid":
+            if own is None:
+                self.bias = nn.Parameter(torch.tensor(-10.0))  # SigLIP's start, and so is the scale of 10
+                if model.from_scratch and not model.epochs_trained:
+                    nn.init.constant_(self.log_scale, math.log(10))
+        elif own is not None:
+            own.requires_grad_(False)  # the softmax ignores it, and DDP minds an unused parameter
+
+    @property
+    def log_scale(self) -> nn.Parameter:
+        """Logarithm of what multiplies the cosines."""
+        scale: nn.Parameter = self.clip.logit_scale  # type: ignore[assignment]
+        return scale
+
+    def forward(self, images_BCHW: Tensor, token_CL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """`image_BD` and `text_CD` of unit norm in float32, scale and bias."""
+        image_BD = self.clip.encode_image(images_BCHW)  # type: ignore[operator]
+        text_CD = self.clip.encode_text(token_CL)  # type: ignore[operator]
+        bias = self.bias if self.bias is not None else getattr(self.clip, "logit_bias", None)
+        return _unit(image_BD), _unit(text_CD), self.log_scale.exp(), bias
+
+
+def _unit(features: Tensor) -> Tensor:
+    return nn.functional.normalize(features.float(), dim=-1)
+
+
+def _vary(pixels_BHWC: Tensor, model: ClipModel, recipe: TrainRecipe, generator: torch.Generator) -> Tensor:
+    """uint8 canvases → augmented input of the tower, at the tower's resolution throughout."""
+    preprocessing = model.architecture.preprocessing
+    images_BCHW = to_unit(pixels_BHWC)
+    if images_BCHW.shape[-1] != preprocessing.side:
+        images_BCHW = resize(images_BCHW, preprocessing.side, preprocessing.interpolation)
+    return normalise(augment(images_BCHW, Augmentation(low_quality=recipe.low_quality), generator), preprocessing)
+
+
+def _encode(
+    towers: nn.Module, images_BCHW: Tensor, host: HostBatch, device: torch.device
+) -> tuple[Batch, Tensor, Tensor | None]:
+    """Both towers on one batch, with scale and bias; the loss is then computed in float32."""
+    with autocast(device):
+        image_BD, text_CD, scale, bias = towers(images_BCHW, host.token_CL.to(device, non_blocking=True))
+    batch = Batch(
+        image_BD=image_BD,
+        text_CD=text_CD,
+        key_BT=host.key_BT.to(device),
+        template_C=host.template_C.to(device),
+        key_C=host.key_C.to(device),
+    )
+    return batch, scale, bias
+
+
+@torch.inference_mode()
+def _figures(towers: Towers, host: HostBatch, recipe: TrainRecipe, device: torch.device) -> dict[str, float]:
+    """Figures of a fixed sample in eval mode, comparable over epochs, on this process alone.
+
+    Its loss stands in for epoch 0's, which has no training.
+    """
+    size = recipe.batch_size
+    images_BD, texts_CD, losses = [], [], []
+    for start in range(0, len(host.key_BT), size):
+        part = host.rows(start, start + size)
+        images_BCHW = prepare(part.pixels_BHWC.to(device), towers.model.architecture.preprocessing)
+        batch, scale, bias = _encode(towers, images_BCHW, part, device)
+        losses.append(contrastive_loss(batch, scale=scale, bias=bias, kind=recipe.loss, alone=True))
+        images_BD.append(batch.image_BD)
+        texts_CD.append(batch.text_CD)
+    whole = Batch(
+        image_BD=torch.cat(images_BD),
+        text_CD=torch.cat(texts_CD),
+        key_BT=host.key_BT.to(device),
+        template_C=host.template_C.to(device),
+        key_C=host.key_C.to(device),
+    )
+    matching, nonmatching = similarities(whole)
+    return {
+        "train_loss": float(torch.stack(losses).mean()),
+        "matching_similarity": matching,
+        "nonmatching_similarity": nonmatching,
+        "logit_scale": float(towers.log_scale.exp()),
+    }
+
+
+def _optimizer(towers: Towers, recipe: TrainRecipe, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and kernels alone, as CLIP has it."""
+    trained = [value for value in towers.parameters() if value.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [value for value in trained if value.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [value for value in trained if value.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=1e-6, fused=True)
+
+
+def _seeded(seed: int, epoch: int, rank: int, device: torch.device) -> torch.Generator:
+    """The device's generator of an epoch; dropout's global one is set along with it."""
+    mixed = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1)
+    torch.manual_seed(mixed)
+    return torch.Generator(device=device).manual_seed(mixed)
+
+
+def _has_stopped_improving(results: list[EpochResult], patience: int) -> bool:
+    values = [result.metrics.get("val_map_at_10", 0.0) for result in results]
+    best = max(range(len(values)), key=lambda row: values[row])
+    return patience > 0 and len(values) - 1 - best >= patience
