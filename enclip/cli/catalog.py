@@ -11,13 +11,17 @@ from enclip.cli.options import Json, mapping_of, platform
 
 
 def ingest(
-    source: Annotated[str, typer.Argument(help="A folder with styles.csv and images/, s3://bucket/prefix, or hf:NAME.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder with styles.csv and images/, s3://bucket/prefix, or hf:NAME.")
+    ],
     map: Annotated[str, typer.Option("--map", help="Other column names: name=title,image=file.")] = "",
     mode: Annotated[
         Literal["upsert", "full"],
         typer.Option(help="full: what the source no longer has is withdrawn, within its source and categories."),
     ] = "upsert",
-    category: Annotated[list[str] | None, typer.Option("--category", help="Take in only this category; may be repeated.")] = None,
+    category: Annotated[
+        list[str] | None, typer.Option("--category", help="Take in only this category; may be repeated.")
+    ] = None,
     allow_vanish: Annotated[bool, typer.Option("--allow-vanish", help="Let mode full withdraw more than 20%.")] = False,
     json: Json = False,
 ) -> None:

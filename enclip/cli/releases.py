@@ -11,7 +11,9 @@ from enclip.cli.options import Json, Release, Run, platform, run_of
 
 def evaluate(
     release: Release = "champion",
-    run: Annotated[str, typer.Option("--run", help="Evaluate this run's release against the champion, for its gates.")] = "",
+    run: Annotated[
+        str, typer.Option("--run", help="Evaluate this run's release against the champion, for its gates.")
+    ] = "",
     catalog: Annotated[str, typer.Option(help="Measure on this catalog, whole, instead of the gate split.")] = "",
     map: Annotated[str, typer.Option("--map", help="Other column names of that catalog: name=title,image=file.")] = "",
     trec: Annotated[Path | None, typer.Option(help="Folder for run.trec and qrels.trec.")] = None,

@@ -48,7 +48,9 @@ def embed(
 ) -> None:
     """Embed the catalog with the chosen members; shards that exist are left as they are."""
     opened = platform()
-    steps = _embed(opened, run_of(opened, run), lambda task: member in (None, task.member) and shard in (None, task.shard))
+    steps = _embed(
+        opened, run_of(opened, run), lambda task: member in (None, task.member) and shard in (None, task.shard)
+    )
     if json:
         render.print_json({"shards": [step.model_dump() for step in steps]})
         return
@@ -134,7 +136,12 @@ def _show(record: Record, json: bool) -> None:
 def _short(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return "\n".join(
-            ", ".join(f"{key} {part:.3f}" if isinstance(part, float) else f"{key} {part}" for key, part in row.items() if not isinstance(part, dict | list) and key in ("version", "instance", "epoch", "map_at_10", "weight", "name"))
+            ", ".join(
+                f"{key} {part:.3f}" if isinstance(part, float) else f"{key} {part}"
+                for key, part in row.items()
+                if not isinstance(part, dict | list)
+                and key in ("version", "instance", "epoch", "map_at_10", "weight", "name")
+            )
             for row in value
         )
     return str(value)

@@ -44,9 +44,7 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
 
 def _pool(platform: Platform, plan: Plan, trained: TrainStep) -> list[Member]:
     """Candidate members, each checkpoint once; the untuned base is not one of them."""
-    pool = {
-        epoch.weights_sha256: _member(epoch, trained.pixel_side) for epoch in trained.epochs if epoch.epoch > 0
-    }
+    pool = {epoch.weights_sha256: _member(epoch, trained.pixel_side) for epoch in trained.epochs if epoch.epoch > 0}
     if plan.recipe.release.use_champion and plan.parent_release is not None:
         for member in platform.registry.release_manifest(plan.parent_release).members:
             pool.setdefault(member.weights_sha256, member)
@@ -69,9 +67,7 @@ def _member(epoch: EpochVersion, pixel_side: int) -> Member:
     )
 
 
-def _best(
-    pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator, recipe: ReleaseRecipe
-) -> ChoiceStep:
+def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator, recipe: ReleaseRecipe) -> ChoiceStep:
     alone = np.array([select.quality(score_QN) for score_QN in score_MQN])
     best = int(alone.argmax())
     fewest = min(recipe.min_members, len(pool))

@@ -9,8 +9,8 @@ from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
-from enclip.pipeline.open_release import open_release
 from enclip.pipeline.members import load_member
+from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder
 from enclip.pipeline.validate import Validator
@@ -85,7 +85,13 @@ def _choose_clusters(
     best: tuple[float, Searcher] | None = None
     for count in recipe.cluster_counts or cluster_grid(len(products)):
         built = Searcher.build(
-            products, blocks, weights, cluster_count=count, pull=0.0, rescored=recipe.rescored, seed=plan.recipe.train.seed
+            products,
+            blocks,
+            weights,
+            cluster_count=count,
+            pull=0.0,
+            rescored=recipe.rescored,
+            seed=plan.recipe.train.seed,
         )
         for pull in sorted(recipe.pulls):
             candidate = built.with_pull(pull)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import ConfigError
 from enclip.models.clip import embed_pixels
-from enclip.pipeline.open_release import open_release
 from enclip.pipeline.members import load_member
+from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EmbedStep, Plan, RunFolder
 from enclip.recipes import Device
@@ -56,7 +56,9 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
     with folder.timed(f"embed-{member}-{shard}"):
         start = time.monotonic()
         known = known_embeddings(platform, plan.built_from or plan.parent_release, chosen)
-        embedding_ND, computed = embed_rows(platform, chosen, products, rows, snapshot=plan.snapshot, known=known, device=plan.recipe.train.device)
+        embedding_ND, computed = embed_rows(
+            platform, chosen, products, rows, snapshot=plan.snapshot, known=known, device=plan.recipe.train.device
+        )
         platform.blobs.put(key, _bytes_of(embedding_ND))
     return EmbedStep(
         key=key,
@@ -97,7 +99,9 @@ def known_embeddings(platform: Platform, release: int | None, member: Member) ->
     if release is None:
         return {}
     manifest = platform.registry.release_manifest(release)
-    column = next((i for i, other in enumerate(manifest.members) if other.weights_sha256 == member.weights_sha256), None)
+    column = next(
+        (i for i, other in enumerate(manifest.members) if other.weights_sha256 == member.weights_sha256), None
+    )
     if column is None:
         return {}
     searcher = open_release(platform, release, encoders=False).searcher

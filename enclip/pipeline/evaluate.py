@@ -1,9 +1,8 @@
 """Measure a run's release on *gate*, beside everything that its gates hold it against."""
 
 import time
-from datetime import UTC, datetime, timedelta
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,11 @@ from enclip.evaluation.queries import build_queries, headline_kind, majority_cat
 from enclip.ledger import best_since
 from enclip.models.clip import ClipEncoder, embed_pixels
 from enclip.pipeline.gallery import measure, searcher_over
-from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.members import load_member
+from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EvaluationStep, Plan, QueryRow, ReleaseStep, RunFolder
-from enclip.records import Floats, Products, Query, QueryKind, Split
+from enclip.records import Floats, Products, Query, Split
 from enclip.release import Member
 from enclip.retrieval.ranking import rank
 from enclip.retrieval.searcher import Searcher
@@ -86,7 +85,12 @@ def _evaluation_of(
 
 
 def _base_evaluation(
-    platform: Platform, plan: Plan, base: Member, products: Products, allowed: NDArray[np.bool_], queries: Sequence[Query]
+    platform: Platform,
+    plan: Plan,
+    base: Member,
+    products: Products,
+    allowed: NDArray[np.bool_],
+    queries: Sequence[Query],
 ) -> Evaluation:
     model = load_member(platform.registry, base.source)
     pixels = pixel_map(products, platform.blobs, side=base.pixel_side, scratch=platform.scratch, digest=plan.snapshot)

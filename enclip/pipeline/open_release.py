@@ -126,14 +126,10 @@ def open_release(platform: Platform, release: str | int, *, encoders: bool = Tru
     )
 
 
-def open_release_folder(
-    folder: Path, registry: Registry, *, version: int = 0, encoders: bool = True
-) -> OpenRelease:
+def open_release_folder(folder: Path, registry: Registry, *, version: int = 0, encoders: bool = True) -> OpenRelease:
     """The release of a folder; its members are fetched from the registry."""
     manifest = read_manifest(folder)
     loaded: tuple[Encoder, ...] = ()
     if encoders:
-        loaded = tuple(
-            ClipEncoder(load_member(registry, member.source)) for member in manifest.members
-        )
+        loaded = tuple(ClipEncoder(load_member(registry, member.source)) for member in manifest.members)
     return OpenRelease(version=version, manifest=manifest, searcher=Searcher.load(folder), encoders=loaded)

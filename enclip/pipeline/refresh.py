@@ -8,9 +8,7 @@ from enclip.pipeline.snapshot import git_commit, lock_sha256
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
 
 
-def prepare(
-    platform: Platform, run_id: str, *, shards: int = 1, dag_id: str = "", dag_run_id: str = ""
-) -> Plan:
+def prepare(platform: Platform, run_id: str, *, shards: int = 1, dag_id: str = "", dag_run_id: str = "") -> Plan:
     """Plan a refresh; a run that is planned already keeps its plan. The steps after it are retrain's.
 
     Members, weights, clusters and projection are the champion's; only the products differ.

@@ -11,13 +11,13 @@ import numpy as np
 from enclip.blobs import write_whole
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.evaluation.intervals import paired_bootstrap
-from enclip.pipeline.members import load_member
+from enclip.evaluation.report import markdown_table
 from enclip.pipeline.measure import measure_release
+from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder, TrainStep
 from enclip.pipeline.validate import Validator
 from enclip.records import EpochVersion, Floats, QueryKind, Split
-from enclip.evaluation.report import markdown_table
 
 
 def write_report(
@@ -37,7 +37,9 @@ def write_report(
     evaluation = runs.read("evaluation", EvaluationStep)
     products = load_snapshot(platform.blobs, plan.snapshot)
     gate = Validator(products, split=Split.GATE)
-    pixels = pixel_map(products, platform.blobs, side=trained.pixel_side, scratch=platform.scratch, digest=plan.snapshot)
+    pixels = pixel_map(
+        products, platform.blobs, side=trained.pixel_side, scratch=platform.scratch, digest=plan.snapshot
+    )
     score_by_version: dict[int, Floats] = {}
     for done, epoch in enumerate(trained.epochs, 1):
         model = load_member(platform.registry, epoch.source)
@@ -55,9 +57,7 @@ def write_report(
     }
     measured = {label: _by_kind(gate, scores) for label, scores in systems.items()}
     for label, system in {"chosen release": "challenger", "the same without clusters": "without clusters"}.items():
-        measured[label] = {
-            kind: _queries_of(evaluation, system, kind) for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)
-        }
+        measured[label] = {kind: _queries_of(evaluation, system, kind) for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)}
     figures = {
         "run_id": run_id,
         "release": evaluation.release,
@@ -105,9 +105,7 @@ def _by_kind(gate: Validator, score_QN: Floats) -> dict[QueryKind, list[float]]:
 
 def _queries_of(evaluation: EvaluationStep, system: str, kind: QueryKind) -> list[float]:
     return [
-        value
-        for query, value in zip(evaluation.queries, evaluation.systems[system], strict=True)
-        if query.kind is kind
+        value for query, value in zip(evaluation.queries, evaluation.systems[system], strict=True) if query.kind is kind
     ]
 
 
@@ -175,7 +173,14 @@ def _markdown(figures: dict[str, Any], name: str) -> str:
         markdown_table(
             ("version", "instance", "epoch", "select", "gate: specific", "gate: type"),
             [
-                (row["version"], row["instance"], row["epoch"], row["select"], row.get("specific", ""), row.get("type", ""))
+                (
+                    row["version"],
+                    row["instance"],
+                    row["epoch"],
+                    row["select"],
+                    row.get("specific", ""),
+                    row.get("type", ""),
+                )
                 for row in figures["epochs"]
             ],
         ),

@@ -47,9 +47,7 @@ def finish_refresh(platform: Platform, run_id: str, *, on_progress: Advance | No
     advance(5, 6, "promote")
     promotion = promote_run(platform, run_id)
     advance(6, 6, "done")
-    return Outcome(
-        run_id=run_id, release=release, promoted=promotion.promoted, gate=gate, summary=promotion.summary
-    )
+    return Outcome(run_id=run_id, release=release, promoted=promotion.promoted, gate=gate, summary=promotion.summary)
 
 
 def _silent(_completed: float, _total: float, _note: str) -> None:

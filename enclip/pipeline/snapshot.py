@@ -14,9 +14,7 @@ from enclip.recipes import RetrainRecipe
 SMALLEST_CATALOG = 20
 
 
-def take(
-    platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str = "", dag_run_id: str = ""
-) -> Plan:
+def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str = "", dag_run_id: str = "") -> Plan:
     """Plan a retraining on the catalog as it is now. A run that is planned already keeps its plan.
 
     Raises:
@@ -49,7 +47,9 @@ def take(
         base_source, base_version = "", None
         if recipe.train.base == "champion":
             if champion is None:
-                raise ConfigError("There is no champion to fine-tune from.", remedy="Run a retraining without --base champion first.")
+                raise ConfigError(
+                    "There is no champion to fine-tune from.", remedy="Run a retraining without --base champion first."
+                )
             manifest = platform.registry.release_manifest(champion)
             best = manifest.members[manifest.best_member]
             base_source, base_version = best.source, best.version

@@ -1,11 +1,11 @@
 """Fine-tune: every epoch of every instance becomes a version of `enclip-epoch`."""
 
 import os
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side
 from enclip.errors import TrainingError
@@ -13,21 +13,28 @@ from enclip.ledger import finish_attempt
 from enclip.models import training
 from enclip.models.bases import load_base
 from enclip.models.checkpoint import load_checkpoint
-from enclip.models.clip import ClipEncoder, ClipModel
-from enclip.models.device import gpu_figures, resolve_device
+from enclip.models.clip import ClipModel
+from enclip.models.device import gpu_figures
+from enclip.models.distributed import joined
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import Plan, RunFolder, TrainStep
-from enclip.pipeline.validate import Validator
+from enclip.pipeline.validate import Validator, figures_of
 from enclip.recipes import TrainRecipe
 from enclip.records import EpochVersion, Products, Split
 
-Progress = Callable[[training.Progress], None]
 
-
-def train(platform: Platform, run_id: str, *, on_progress: Progress | None = None) -> TrainStep:
+def train(
+    platform: Platform,
+    run_id: str,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    on_progress: Callable[[training.Progress], None] | None = None,
+) -> TrainStep:
     """Fine-tune as the run's plan says; resumes after the last finished epoch.
 
-    Under torchrun every process trains and the first one registers.
+    Args:
+        environment: where torchrun says which of its processes this is. All of them train; the first
+            one validates and registers.
 
     Raises:
         DeviceError: the plan asks for CUDA and there is none.
@@ -36,64 +43,59 @@ def train(platform: Platform, run_id: str, *, on_progress: Progress | None = Non
     folder = RunFolder(platform.blobs, run_id)
     plan = folder.read("plan", Plan)
     recipe = plan.recipe.train
-    device = resolve_device(recipe.device)
-    first = int(os.environ.get("RANK", "0")) == 0  # set by torchrun, the one launcher
-    with folder.timed("train"):
+    with joined(environment, recipe.device) as (ranks, device), folder.timed("train"):
         products = load_snapshot(platform.blobs, plan.snapshot)
         model = _base(platform, plan, instance=0, device=device)
         side = recipe.pixel_side or stored_side(products, platform.blobs, model.side)
         pixels = pixel_map(products, platform.blobs, side=side, scratch=platform.scratch, digest=plan.snapshot)
         rows = training_rows(products, recipe)
-        validate = Validator(products, pixels, split=Split.SELECT, device=device)
-        data = training.TrainingData(products=products, pixels=pixels, rows=rows)
+        select = Validator(products, split=Split.SELECT)
         epochs: list[EpochVersion] = []
-        platform.registry.log_figures(plan.mlflow_run_id, params={"device": str(device), "train_products": len(rows), "pixel_side": side, **gpu_figures(device)})
         speeds: list[float] = []
         for instance in range(recipe.instances):
             if instance:
                 model = _base(platform, plan, instance=instance, device=device)
             for result in training.fit(
                 model,
-                data,
+                training.TrainingData(products=products, pixels=pixels, rows=rows),
                 recipe,
                 instance=instance,
                 device=device,
                 state_dir=platform.scratch / "training" / run_id / f"i{instance}",
-                validate=validate,
+                validate=lambda trained: figures_of(select.evaluate(select.scores(trained, pixels)), prefix="val"),
                 on_progress=on_progress,
             ):
-                if not first:
-                    continue
-                epochs.append(
-                    platform.registry.log_epoch(
-                        plan.mlflow_run_id,
-                        result.folder,
-                        instance=result.instance,
-                        epoch=result.epoch,
-                        weights_sha256=result.weights_sha256,
-                        init_id=model.init_id,
-                        dim=model.dim,
-                        metrics=result.metrics,
-                        snapshot=plan.snapshot,
-                        num_rows=len(rows),
-                        parent_version=plan.base_version,
+                speeds += [result.metrics["images_per_s"]] if result.epoch else []
+                if ranks.first:
+                    epochs.append(
+                        platform.registry.log_epoch(
+                            plan.mlflow_run_id,
+                            result.folder,
+                            instance=result.instance,
+                            epoch=result.epoch,
+                            weights_sha256=result.weights_sha256,
+                            init_id=model.init_id,
+                            dim=model.dim,
+                            metrics=result.metrics,
+                            snapshot=plan.snapshot,
+                            num_rows=len(rows),
+                            parent_version=plan.base_version,
+                        )
                     )
-                )
-                if result.epoch:
-                    speeds.append(result.metrics["images_per_s"])
         step = TrainStep(
             epochs=tuple(epochs),
             pixel_side=side,
             device=str(device),
             images_per_s=round(float(np.mean(speeds)), 1) if speeds else 0.0,
         )
-        if first:
+        if ranks.first:
+            _report(platform, plan, step, device, num_rows=len(rows))
             folder.write("train", step)
             finish_attempt(platform.database, run_id=run_id, outcome="trained")
     return step
 
 
-def training_rows(products: Products, recipe: TrainRecipe) -> np.ndarray:
+def training_rows(products: Products, recipe: TrainRecipe) -> NDArray[np.int64]:
     """Rows to train on: the train split, or the focus categories' part of it with a replay sample.
 
     Raises:
@@ -116,7 +118,20 @@ def training_rows(products: Products, recipe: TrainRecipe) -> np.ndarray:
     return rows
 
 
-def _base(platform: Platform, plan: Plan, *, instance: int, device: object) -> ClipModel:
+def _base(platform: Platform, plan: Plan, *, instance: int, device: torch.device) -> ClipModel:
     if plan.base_source:
         return load_checkpoint(platform.registry.fetch_epoch(plan.base_source), device=device)
     return load_base(plan.recipe.train.base, seed=plan.recipe.train.seed + instance, device=device)
+
+
+def _report(platform: Platform, plan: Plan, step: TrainStep, device: torch.device, *, num_rows: int) -> None:
+    """What the run's page in MLflow shows of the training as a whole, the GPU included."""
+    gpu = gpu_figures(device)
+    facts = {name: value for name, value in gpu.items() if isinstance(value, str)}
+    platform.registry.open_run(
+        plan.run_id,
+        kind=plan.kind,
+        params={"device": step.device, "pixel_side": step.pixel_side, "train_products": num_rows, **facts},
+    )
+    figures = {name: value for name, value in gpu.items() if not isinstance(value, str)}
+    platform.registry.log_metrics(plan.mlflow_run_id, {"images_per_s": step.images_per_s, **figures})

@@ -1,0 +1,128 @@
+"""A release for people: Markdown, a table per category, the gate report, plots."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.catalog.images import decode, image_key
+from enclip.errors import EnclipError
+from enclip.evaluation.plots import plot_categories, plot_clusters, plot_epochs
+from enclip.evaluation.report import markdown_table
+from enclip.pipeline.open_release import open_release
+from enclip.pipeline.platform import Platform
+from enclip.pipeline.runs import EvaluationStep, GateStep, Plan, RunFolder, TrainStep
+from enclip.records import QueryKind
+from enclip.release import Manifest
+
+
+def describe_release(platform: Platform, plan: Plan, evaluation: EvaluationStep, gate: GateStep, folder: Path) -> str:
+    """Write gate report, tables and plots into the folder; the description in Markdown."""
+    manifest = platform.registry.release_manifest(gate.release)
+    (folder / "gate.json").write_text(gate.model_dump_json(indent=2))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation.summary(), indent=2))
+    _write_queries(folder / "per_query.csv", evaluation)
+    _write_categories(folder / "categories.csv", evaluation)
+    _plots(platform, plan, evaluation, folder)
+    return _markdown(plan, evaluation, gate, manifest)
+
+
+def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: Manifest) -> str:
+    against = f"release {gate.champion}" if gate.champion else "no champion yet"
+    parts = [
+        f"**{gate.summary}**\n",
+        f"{manifest.num_products} products, snapshot `{manifest.snapshot[:12]}`, base `{manifest.base}`, "
+        f"run `{plan.run_id}`; measured against {against}.\n",
+        f"{manifest.chosen_because} Clusters: {manifest.clusters.count}, pull {manifest.clusters.pull:g}.\n",
+        "### Members\n",
+        markdown_table(
+            ("enclip-epoch version", "instance", "epoch", "weight"),
+            [(member.version, member.instance, member.epoch, member.weight) for member in manifest.members],
+        ),
+        "\n### mAP@10 on gate, image-only\n",
+        markdown_table(
+            ("system", *(f"{kind.value} ({_count(evaluation, kind)})" for kind in QueryKind)),
+            [
+                (system, *(_cell(evaluation.mean(system, kind=kind)) for kind in QueryKind))
+                for system in evaluation.systems
+            ],
+        ),
+        "\n### By category\n",
+        markdown_table(
+            ("category", "mAP@10", "champion", "queries"),
+            [
+                (
+                    name,
+                    value,
+                    _cell(evaluation.mean("champion", category=name)) if "champion" in evaluation.systems else "",
+                    sum(query.category == name and query.kind is evaluation.headline for query in evaluation.queries),
+                )
+                for name, value in evaluation.by_category.items()
+            ],
+        ),
+        "\n### Gates\n",
+        markdown_table(("gate", "verdict", "reason"), [(row.gate, row.verdict, row.reason) for row in gate.results]),
+    ]
+    return "\n".join(parts)
+
+
+def _plots(platform: Platform, plan: Plan, evaluation: EvaluationStep, folder: Path) -> None:
+    trained = RunFolder(platform.blobs, plan.run_id).find("train", TrainStep)
+    if trained is not None:
+        series: dict[str, list[tuple[int, float]]] = {}
+        for epoch in trained.epochs:
+            series.setdefault(f"instance {epoch.instance}", []).append((epoch.epoch, epoch.map_at_10))
+        plot_epochs(folder / "map_at_10_by_epoch.png", series, title="mAP@10 on select by epoch")
+    if evaluation.by_category:
+        counts = {
+            name: sum(query.category == name and query.kind is evaluation.headline for query in evaluation.queries)
+            for name in evaluation.by_category
+        }
+        champion = (
+            {name: evaluation.mean("champion", category=name) or 0.0 for name in evaluation.by_category}
+            if "champion" in evaluation.systems
+            else None
+        )
+        plot_categories(folder / "map_at_10_by_category.png", evaluation.by_category, champion, num_queries=counts)
+    searcher = open_release(platform, evaluation.release, encoders=False).searcher
+
+    def thumbnail(row: int) -> NDArray[np.uint8] | None:
+        try:
+            return decode(platform.blobs.get(image_key(searcher.products.image_sha256[row])))
+        except EnclipError:
+            return None
+
+    plot_clusters(
+        folder / "clusters.png",
+        searcher.projection.gallery(searcher.embedding_ND),
+        searcher.clusters.assignment_N,
+        thumbnail,
+    )
+
+
+def _write_queries(path: Path, evaluation: EvaluationStep) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("query_id", "kind", "category", "num_relevant", *evaluation.systems))
+        for row, query in enumerate(evaluation.queries):
+            values = (evaluation.systems[system][row] for system in evaluation.systems)
+            writer.writerow((query.query_id, query.kind.value, query.category, query.num_relevant, *values))
+
+
+def _write_categories(path: Path, evaluation: EvaluationStep) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("category", "num_queries", "num_relevant", *evaluation.systems))
+        for name, values in evaluation.summary()["categories"].items():
+            means = (evaluation.mean(system, category=name) for system in evaluation.systems)
+            writer.writerow((name, values["num_queries"], values["num_relevant"], *means))
+
+
+def _count(evaluation: EvaluationStep, kind: QueryKind) -> int:
+    return sum(query.kind is kind for query in evaluation.queries)
+
+
+def _cell(value: float | None) -> float | str:
+    return "" if value is None else value

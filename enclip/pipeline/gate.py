@@ -1,0 +1,133 @@
+"""Decide on a run's release: pair its AP@10 with every peer's, ask the gates, and tell the registry."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from enclip import gates
+from enclip.evaluation.intervals import holm, paired_bootstrap
+from enclip.pipeline.describe import describe_release
+from enclip.pipeline.platform import Platform
+from enclip.pipeline.promote import set_challenger
+from enclip.pipeline.runs import EvaluationStep, GateRow, GateStep, Plan, QueryRow, RunFolder
+from enclip.recipes import GatePolicy
+from enclip.records import QueryKind
+
+
+def decide(platform: Platform, run_id: str) -> GateStep:
+    """Judge the run's evaluation by its policy; a refused release becomes `challenger`.
+
+    Running it again decides the same: nothing is measured here.
+    """
+    folder = RunFolder(platform.blobs, run_id)
+    plan, evaluation = folder.read("plan", Plan), folder.read("evaluation", EvaluationStep)
+    with folder.timed("gate"):
+        decision = gates.decide(evidence_of(evaluation, plan.recipe.gate), plan.recipe.gate, adjust=holm)
+        step = GateStep(
+            release=evaluation.release,
+            champion=evaluation.champion,
+            outcome=decision.outcome,
+            results=tuple(
+                GateRow(gate=row.gate, verdict=row.verdict, value=row.value, bound=row.bound, reason=row.reason)
+                for row in decision.results
+            ),
+            summary=_summary(evaluation, decision),
+        )
+        with tempfile.TemporaryDirectory(prefix="enclip-") as report:
+            description = describe_release(platform, plan, evaluation, step, Path(report))
+            platform.registry.report_release(
+                step.release,
+                tags={
+                    "map_at_10": f"{evaluation.mean('challenger') or 0.0:.4f}",
+                    "gate": step.outcome,
+                    "kind": plan.kind,
+                    "snapshot": plan.snapshot,
+                },
+                description=description,
+                artifacts=Path(report),
+            )
+        if step.outcome != "promote":
+            set_challenger(platform, step.release)
+        folder.write("gate", step)
+    return step
+
+
+def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvidence:
+    """The evaluation as the comparisons that the gates look at.
+
+    Overall comparisons are over the headline's queries. A category is judged over its headline and type
+    queries; those with too few are pooled by master category, and the name queries of all of them
+    make one more pool.
+    """
+    queries = evaluation.queries
+    headline = [query.kind is evaluation.headline for query in queries]
+    attribute = [query.kind is not QueryKind.NAME for query in queries]
+
+    def against(system: str, wanted: list[bool], margin: float) -> gates.Comparison | None:
+        if system not in evaluation.systems:
+            return None
+        chosen = np.array(wanted, dtype=bool)
+        interval = paired_bootstrap(
+            np.array(evaluation.systems["challenger"])[chosen],
+            np.array(evaluation.systems[system])[chosen],
+            margin=margin,
+            alpha=policy.alpha,
+            resamples=policy.bootstrap,
+        )
+        return gates.Comparison(
+            mean=interval.mean,
+            low=interval.low,
+            high=interval.high,
+            p_loss=interval.p_loss,
+            num_queries=interval.num_queries,
+        )
+
+    def within(names: set[str], of_kind: list[bool]) -> gates.Comparison | None:
+        wanted = [query.category in names and kind for query, kind in zip(queries, of_kind, strict=True)]
+        return against("champion", wanted, policy.category_margin)
+
+    counts = _counts(queries, attribute)
+    small = set(gates.too_small(counts, policy))
+    new = {name: counts.get(name, 0) for name in evaluation.new_categories}
+    pools: dict[str, gates.Comparison | None] = {}
+    for master in sorted({query.master_category for query in queries if query.category in small}):
+        members = {query.category for query in queries if query.category in small and query.master_category == master}
+        pools[master or "uncategorised"] = within(members, attribute)
+    if small:
+        pools["names"] = within(small, [query.kind is QueryKind.NAME for query in queries])
+    return gates.GateEvidence(
+        map_at_10=evaluation.mean("challenger") or 0.0,
+        num_queries=sum(headline),
+        champion=against("champion", headline, policy.margin),
+        best_of_year=against("best of the year", headline, policy.margin),
+        base=against("base", headline, 0.0),
+        best_member=against("best member", headline, policy.margin),
+        categories=_present({name: within({name}, attribute) for name in sorted(set(counts) - small)}),
+        pooled=_present(pools),
+        new_categories=new,
+        overfit_gap=evaluation.overfit_gap,
+        search_ratio=evaluation.search_ratio,
+        memory_ratio=evaluation.memory_ratio,
+    )
+
+
+def _counts(queries: tuple[QueryRow, ...], wanted: list[bool]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for query, is_wanted in zip(queries, wanted, strict=True):
+        counts[query.category] = counts.get(query.category, 0) + is_wanted
+    return counts
+
+
+def _present(comparisons: Mapping[str, gates.Comparison | None]) -> dict[str, gates.Comparison]:
+    """Those that there was a champion and a query for."""
+    return {name: found for name, found in comparisons.items() if found is not None and found.num_queries}
+
+
+def _summary(evaluation: EvaluationStep, decision: gates.GateDecision) -> str:
+    against = f"release {evaluation.champion}" if evaluation.champion else "the floors of a first release"
+    if decision.outcome == "promote":
+        return f"Release {evaluation.release} passed every gate against {against}."
+    verb = "was refused" if decision.outcome == "refuse" else "needs a person's approval"
+    return f"Release {evaluation.release} {verb}: {' '.join(decision.reasons)}"

@@ -1,0 +1,168 @@
+"""Measure any release, on its own gate split or on any catalog, writing to neither registry nor database."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.catalog.groups import title_stem
+from enclip.catalog.images import decode, fit_square, sha256
+from enclip.catalog.read import CatalogSource, RawRow, open_source
+from enclip.catalog.snapshot import load_snapshot
+from enclip.errors import CatalogError, ImageError
+from enclip.evaluation.queries import build_queries
+from enclip.evaluation.trec import write_trec
+from enclip.pipeline.gallery import Measured, extended, measure
+from enclip.pipeline.open_release import OpenRelease, open_release
+from enclip.pipeline.platform import Platform
+from enclip.records import Product, Products, Query, Split
+from enclip.retrieval.searcher import Searcher
+
+BATCH = 512  # pictures in memory at once
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What is searched: a searcher, which of its products, and which of them training has seen."""
+
+    label: str
+    searcher: Searcher
+    allowed: NDArray[np.bool_]
+    same_picture: NDArray[np.bool_]
+    same_group: NDArray[np.bool_]
+    num_rejected: int
+
+
+def measure_release(
+    platform: Platform,
+    release: str | int,
+    *,
+    catalog: str = "",
+    mapping: Mapping[str, str] | None = None,
+    trec: Path | None = None,
+) -> dict[str, Any]:
+    """The protocol's figures of a release, as JSON-able values, and TREC files where asked.
+
+    Args:
+        catalog: a source as `enclip ingest` takes it; all its products are the gallery. Default: the
+            gate split of the release's own snapshot.
+        trec: folder for `run.trec`, `qrels.trec` and those of the other kinds of query.
+
+    Raises:
+        CatalogError: no usable product, or no query can be made of the products there are.
+    """
+    opened = open_release(platform, release)
+    gallery = _outside(platform, opened, catalog, mapping or {}) if catalog else _gate(platform, opened)
+    products = gallery.searcher.products
+    queries, measured = _measure(opened, gallery.searcher, gallery.allowed)
+    if not queries:
+        raise CatalogError(
+            f"{gallery.label} gives no query: names and article types are missing or too rare.",
+            remedy="Give products a name or an articleType.",
+        )
+    if trec is not None:
+        write_trec(trec, queries, measured.rankings)
+    figures = measured.evaluation.summary()
+    categories = figures["by_category"]
+    unseen = gallery.allowed & ~gallery.same_picture & ~gallery.same_group
+    seen: dict[str, Any] = {
+        "num_same_picture": int(np.count_nonzero(gallery.same_picture & gallery.allowed)),
+        "num_same_group": int(np.count_nonzero(gallery.same_group & gallery.allowed)),
+        "map_at_10_without_them": figures["map_at_10"],
+    }
+    if np.count_nonzero(unseen) < np.count_nonzero(gallery.allowed):
+        rest, remeasured = _measure(opened, gallery.searcher, unseen)
+        seen["map_at_10_without_them"] = remeasured.evaluation.map_at_10 if rest else None
+    return {
+        "release": opened.version,
+        "gallery": gallery.label,
+        "num_products": int(np.count_nonzero(gallery.allowed)),
+        "num_rejected": gallery.num_rejected,
+        **figures,
+        "by_category": {name: values["map_at_10"] for name, values in categories.items()},
+        "categories": categories,
+        "seen_in_training": seen,
+        "num_categories": len(set(products.category[gallery.allowed])),
+    }
+
+
+def _measure(opened: OpenRelease, searcher: Searcher, allowed: NDArray[np.bool_]) -> tuple[tuple[Query, ...], Measured]:
+    queries = build_queries(searcher.products.take(allowed))
+    blocks = opened.encode_texts([query.text for query in queries])
+    return queries, measure(searcher, blocks, queries, allowed=allowed)
+
+
+def _gate(platform: Platform, opened: OpenRelease) -> Gallery:
+    products = opened.products
+    trained = _trained_on(platform, opened)
+    return Gallery(
+        label="gate split",
+        searcher=opened.searcher,
+        allowed=products.split == Split.GATE,
+        same_picture=np.isin(products.image_sha256, trained.image_sha256),
+        same_group=np.isin(products.group_id, trained.group_id),
+        num_rejected=0,
+    )
+
+
+def _outside(platform: Platform, opened: OpenRelease, catalog: str, mapping: Mapping[str, str]) -> Gallery:
+    source = open_source(catalog, mapping=mapping, s3_endpoint_url=platform.settings.s3_endpoint_url)
+    products, blocks, num_rejected = _embed_source(opened, source)
+    trained = _trained_on(platform, opened)
+    return Gallery(
+        label=catalog,
+        searcher=extended(opened.searcher, products, blocks),
+        allowed=np.ones(len(products), dtype=bool),
+        same_picture=np.isin(products.image_sha256, trained.image_sha256),
+        same_group=np.isin(_stems(products), [stem for stem in _stems(trained) if stem]),
+        num_rejected=num_rejected,
+    )
+
+
+def _trained_on(platform: Platform, opened: OpenRelease) -> Products:
+    products = load_snapshot(platform.blobs, opened.manifest.trained_on)
+    return products.take(products.split == Split.TRAIN)
+
+
+def _stems(products: Products) -> list[str]:
+    return [title_stem(name, colour) for name, colour in zip(products.name, products.base_colour, strict=True)]
+
+
+def _embed_source(opened: OpenRelease, source: CatalogSource) -> tuple[Products, list[NDArray[np.float16]], int]:
+    """The usable products of a source and their embeddings by member; a picture at a time is decoded."""
+    rows: list[Product] = []
+    parts: list[list[NDArray[np.float16]]] = [[] for _ in opened.encoders]
+    pending: list[NDArray[np.uint8]] = []
+    seen: set[str] = set()
+    num_rejected = 0
+
+    def flush() -> None:
+        for part, encoder, member in zip(parts, opened.encoders, opened.manifest.members, strict=True):
+            canvases = np.stack([fit_square(pixels, member.pixel_side) for pixels in pending])
+            part.append(encoder.encode_images(canvases).astype(np.float16))
+        pending.clear()
+
+    for row in source.rows():
+        if not isinstance(row, RawRow) or row.product.product_id in seen:
+            num_rejected += 1
+            continue
+        try:
+            data = row.data if row.data is not None else source.image(row)
+            pixels = decode(data)
+        except ImageError:
+            num_rejected += 1
+            continue
+        seen.add(row.product.product_id)
+        rows.append(replace(row.product, image_sha256=sha256(data)))
+        pending.append(pixels)
+        if len(pending) == BATCH:
+            flush()
+    if pending:
+        flush()
+    if not rows:
+        raise CatalogError(f"{source.name} has no usable product.", remedy="Check its pictures with `enclip ingest`.")
+    order = np.array(sorted(range(len(rows)), key=lambda index: rows[index].product_id))
+    return Products.from_rows(rows), [np.concatenate(part)[order] for part in parts], num_rejected
