@@ -30,8 +30,8 @@ PARAMS = {
         description="A folder, s3://bucket/prefix or hf:NAME; empty: ENCLIP_CATALOG_SOURCE.",
     ),
     "categories": Param(
-        [],
-        type="array",
+        None,
+        type=["array", "null"],
         items={"type": "string", "minLength": 1},
         title="Categories",
         description="Take in only these, one a line; none: all.",

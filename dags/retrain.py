@@ -43,8 +43,8 @@ BASES = ["tiny", "champion", "ViT-B-32:laion2b_s34b_b79k", "hf-hub:Marqo/marqo-f
 
 PARAMS = {
     "categories": Param(
-        [],
-        type="array",
+        None,
+        type=["array", "null"],
         items={"type": "string", "minLength": 1},
         title="Categories to focus on",
         description="One a line, subCategory or articleType, new ones included; none: the whole catalog.",

@@ -23,7 +23,9 @@ DAGS = Path(__file__).parents[2] / "dags"
 MIGRATION_TIMEOUT_S = 300.0
 
 
-def environment(settings: Settings, *, port: int, mlflow_url: str, unpaused: bool) -> Mapping[str, str]:
+def environment(
+    settings: Settings, *, port: int, mlflow_url: str, unpaused: bool, dags: Path = DAGS
+) -> Mapping[str, str]:
     """What Airflow and its tasks need to find: the same for each component.
 
     Args:
@@ -35,13 +37,13 @@ def environment(settings: Settings, *, port: int, mlflow_url: str, unpaused: boo
     Raises:
         ConfigError: no DAG folder beside the package.
     """
-    if not (DAGS / "retrain.py").is_file():
-        raise ConfigError(f"No DAGs in {DAGS}.", remedy="Run from a checkout of the repository.")
+    if not (dags / "retrain.py").is_file():
+        raise ConfigError(f"No DAGs in {dags}.", remedy="Run from a checkout of the repository.")
     home = settings.home / "airflow"
     url = f"http://127.0.0.1:{port}"
     return {
         "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": str(not unpaused),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

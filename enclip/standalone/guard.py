@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 
 import psutil  # type: ignore[import-untyped]
 
@@ -57,11 +58,14 @@ def adopt_orphans() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_descendants(*, grace_s: float) -> None:
-    """End all descendants of this process: SIGTERM, and SIGKILL to those that live after `grace_s`."""
+def end_descendants(*, grace_s: float, spare: Collection[int] = ()) -> None:
+    """End all descendants of this process: SIGTERM, and SIGKILL to those that live after `grace_s`.
+
+    Children whose ids are in `spare` are left alone, with all that they started.
+    """
     deadline = time.monotonic() + grace_s
     told: set[int] = set()
-    while descendants := _living_descendants():
+    while descendants := _living_descendants(spare):
         late = time.monotonic() > deadline
         for process in descendants:
             if late or process.pid not in told:
@@ -115,18 +119,23 @@ def _reap(child: int) -> int | None:
     return status
 
 
-def _living_descendants() -> list[psutil.Process]:
-    """Descendants that still run; those that have ended are collected on the way."""
-    descendants = psutil.Process().children(recursive=True)
+def _living_descendants(spare: Collection[int]) -> list[psutil.Process]:
+    """Descendants that still run; what has ended and waits to be collected does not."""
     living = []
-    for process in descendants:
+    for child in psutil.Process().children():
+        if child.pid in spare:
+            continue
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                living.append(process)
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+            family = [child, *child.children(recursive=True)]
+            living += [process for process in family if _runs(process)]
     return living
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _prctl(option: int, value: int) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import psutil  # type: ignore[import-untyped]
+
 from enclip.errors import ConfigError, EnclipError
 from enclip.standalone.guard import adopt_orphans, end_descendants
 
@@ -51,15 +53,18 @@ class Service:
 class Processes:
     """Services under guards. Leaving the `with` block ends them all, and waits until they are gone.
 
-    Start them from the main thread: the kernel ties a guard's life to the thread that started it.
+    Children that this process had before the block are not touched. Start services from the main
+    thread: the kernel ties a guard's life to the thread that started it.
     """
 
     def __init__(self) -> None:
         self._running: dict[str, tuple[Service, subprocess.Popen[bytes]]] = {}
+        self._not_ours: frozenset[int] = frozenset()
 
     def __enter__(self) -> Self:
         # Should a guard itself be killed, its service becomes our child instead of getting lost.
         adopt_orphans()
+        self._not_ours = frozenset(child.pid for child in psutil.Process().children())
         return self
 
     def __exit__(
@@ -136,7 +141,7 @@ class Processes:
         """End every service and everything it started; a further signal meanwhile kills them at once."""
         _end([process for _, process in self._running.values()])
         self._running.clear()
-        end_descendants(grace_s=0.0)
+        end_descendants(grace_s=0.0, spare=self._not_ours)
 
 
 def _end(guards: list[subprocess.Popen[bytes]]) -> None:
