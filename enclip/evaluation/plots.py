@@ -18,7 +18,7 @@ MAX_BYTES = 300_000
 DPI = 110
 INK, PALE, GRID = "#1f2933", "#9aa5b1", "#e4e7eb"
 COLOURS = ("#2f6fde", "#e8833a", "#2f9e6e", "#b0479a", "#8d6cd9", "#c2543c")
-MAP_ROWS = 1_500  # products on the map of clusters: more are a blur, and t-SNE takes minutes
+MAP_ROWS = 1_000  # products on the map of clusters: more are a blur, and t-SNE takes minutes
 THUMBNAILS = 90
 
 
@@ -32,27 +32,23 @@ def plot_epochs(
     """
     figure, axes = _figure(7.2, 4.0)
     for number, (label, points) in enumerate(series.items()):
-        epochs, values = zip(*sorted(points), strict=True) if points else ((), ())
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(epochs, values, marker="o", markersize=5, linewidth=2, color=colour, label=label)
-        if values:
-            best = int(np.argmax(values))
-            axes.annotate(
-                f"{values[best]:.3f}",
-                (epochs[best], values[best]),
-                textcoords="offset points",
-                xytext=(0, 8),
-                ha="center",
-                color=colour,
-                fontsize=9,
-            )
+        ordered = sorted(points)
+        best = max(ordered, key=lambda point: point[1], default=None)
+        axes.plot(
+            [epoch for epoch, _ in ordered],
+            [value for _, value in ordered],
+            marker="o",
+            markersize=5,
+            linewidth=2,
+            color=COLOURS[number % len(COLOURS)],
+            label=f"{label}: best {best[1]:.3f} after epoch {best[0]}" if best else label,
+        )
     axes.set(xlabel="epoch", ylabel="mAP@10")
-    axes.set_ylim(bottom=0)
     axes.margins(y=0.15)
+    axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title, loc="left", color=INK, fontweight="bold")
-    if len(series) > 1:
-        axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right")
     return _save(figure, path)
 
 
@@ -127,7 +123,7 @@ def plot_clusters(
     for pick in _spread(place_R2, THUMBNAILS):
         pixels = thumbnail(int(rows[pick]))
         if pixels is not None:
-            box = OffsetImage(pixels, zoom=34 / max(pixels.shape[:2]))
+            box = OffsetImage(pixels, zoom=30 / max(pixels.shape[:2]))
             edge = {"edgecolor": colours[assignment_N[rows[pick]]], "linewidth": 1.6, "boxstyle": "square,pad=0.05"}
             axes.add_artist(AnnotationBbox(box, place_R2[pick], frameon=True, pad=0.05, bboxprops=edge))
     axes.set_axis_off()

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from enclip.errors import ReleaseError
 from enclip.records import Floats, Strings
+from enclip.retrieval.arrays import read_arrays
 
 MINI_BATCH_ROWS = 50_000  # above, k-means on mini-batches; below, on everything
 SILHOUETTE_ROWS = 2_000  # its cost is quadratic
@@ -64,11 +64,7 @@ class Clusters:
     @classmethod
     def load(cls, path: Path) -> "Clusters":
         """Read an npz. Raises ReleaseError where it is missing or damaged."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(file["assignment"], file["centroids"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ReleaseError(f"Clusters {path} cannot be read: {error}.") from error
+        return cls(*read_arrays(path, "assignment", "centroids"))
 
 
 def cluster_means(embedding_ND: NDArray[np.floating], clusters: Clusters) -> Floats:

@@ -66,6 +66,19 @@ def member_scores(query_QD: Floats, gallery_ND: NDArray[np.floating]) -> Floats:
     return np.asarray(query_QD, np.float32) @ np.asarray(gallery_ND, np.float32).T
 
 
+def convex_fusion(score_QNs: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """`score_QN` of systems whose scores have different scales (BM25 and cosines): each is brought to
+    0…1 per query, then weighted (Bruch et al., arXiv 2210.11934). A system that scores all products
+    alike adds nothing.
+    """
+    fused = np.zeros(score_QNs[0].shape, np.float32)
+    for score_QN, weight in zip(score_QNs, weights, strict=True):
+        low_Q1, high_Q1 = score_QN.min(axis=1, keepdims=True), score_QN.max(axis=1, keepdims=True)
+        span_Q1 = high_Q1 - low_Q1
+        fused += weight * np.divide(score_QN - low_Q1, span_Q1, out=np.zeros_like(fused), where=span_Q1 > 0)
+    return fused
+
+
 def reciprocal_rank_fusion(score_QNs: Sequence[Floats], *, constant: int = RRF_CONSTANT) -> Floats:
     """`score_QN` by ranks alone: `Σ_k 1 / (constant + rank_k)` (Cormack et al., SIGIR 2009).
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from enclip.errors import ReleaseError
 from enclip.records import Floats
+from enclip.retrieval.arrays import read_arrays
 
 WIDTH_RATIO = 1.25  # of the projection to the widest member
 FIT_ROWS = 100_000  # more rows do not move the components, but do cost memory
@@ -38,25 +38,28 @@ class Projection:
     def fit(
         cls, embedding_ND: NDArray[np.floating], dims: Sequence[int], weights: Sequence[float], *, seed: int = 0
     ) -> "Projection":
-        """Principal components of the weighted concatenation; the identity for one member.
+        """Principal components of the weighted concatenation.
+
+        The identity for one member, and for so few products that their components would know nothing
+        of the next one: no more than the projection is wide.
 
         Args:
             embedding_ND: concatenation in any float type; above 100,000 rows a sample is used.
             dims: width of each member's block; they add up to D.
             weights: the members' weights, not negative.
         """
-        if len(dims) == 1:
-            return cls.identity(dims[0])
+        num_rows = len(embedding_ND)
+        width = min(int(max(dims) * WIDTH_RATIO), sum(dims))
+        if len(dims) == 1 or num_rows <= width:
+            return cls.identity(sum(dims))
         # Imported here: the service opens releases without ever fitting one.
         from sklearn.decomposition import PCA
 
-        num_rows = len(embedding_ND)
         rows = np.arange(num_rows)
         if num_rows > FIT_ROWS:
             rows = np.sort(np.random.default_rng(seed).choice(num_rows, FIT_ROWS, replace=False))
         scale_D = np.repeat(np.sqrt(np.asarray(weights, np.float64)), dims).astype(np.float32)
         sample = np.asarray(embedding_ND[rows], np.float32) * scale_D
-        width = min(int(max(dims) * WIDTH_RATIO), sum(dims), num_rows)
         pca = PCA(n_components=width, svd_solver="covariance_eigh").fit(sample)
         return cls(scale_D, pca.mean_.astype(np.float32), np.ascontiguousarray(pca.components_.T, np.float32))
 
@@ -92,9 +95,5 @@ class Projection:
     @classmethod
     def load(cls, path: Path) -> "Projection":
         """Read an npz. Raises ReleaseError where it is missing or damaged."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                scale, mean, components = file["scale"], file["mean"], file["components"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ReleaseError(f"Projection {path} cannot be read: {error}.") from error
+        scale, mean, components = read_arrays(path, "scale", "mean", "components")
         return cls(scale, mean, components if components.shape[1] else None)

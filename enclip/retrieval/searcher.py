@@ -149,7 +149,7 @@ class Searcher:
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
         query_QD = fusion.weight_query(query_QDs, self.weights)
-        self._check_query(query_QD, allowed)
+        self._check_query(query_QDs, query_QD, allowed)
         mask = both(self._filters.mask(filters), allowed)
         candidates = self._candidates(query_QD, mask, max(k, self.rescored))
         pull = 0.0 if use_clusters is False else self.pull
@@ -293,9 +293,10 @@ class Searcher:
             )
         )
 
-    def _check_query(self, query_QD: Floats, allowed: Mask | None) -> None:
-        if query_QD.ndim != 2 or query_QD.shape[1] != sum(self.dims):
-            raise QueryError(f"Query embeddings have shape {query_QD.shape}; width {sum(self.dims)} was expected.")
+    def _check_query(self, query_QDs: Sequence[Floats], query_QD: Floats, allowed: Mask | None) -> None:
+        widths = tuple(block.shape[-1] for block in query_QDs)
+        if widths != self.dims:
+            raise QueryError(f"Query embeddings have widths {widths}; the members' are {self.dims}.")
         if not np.isfinite(query_QD).all():
             raise QueryError("A query embedding is not finite.", remedy="Check the encoder that made it.")
         if allowed is not None and (allowed.shape != (len(self.products),) or allowed.dtype != np.bool_):

@@ -1,0 +1,53 @@
+"""BM25 over names."""
+
+import numpy as np
+import pytest
+
+from enclip.errors import CatalogError, QueryError
+from enclip.records import Product, Products
+from enclip.retrieval.text import NameIndex, words
+
+NAMES = ("Nike Men Black Shoes", "Puma Women Red Shoe", "Fossil Men Silver Watch", "", "United Colors Men's Shirt")
+
+
+@pytest.fixture
+def names() -> NameIndex:
+    return NameIndex(Products.from_rows([Product(f"p{i}", name, "") for i, name in enumerate(NAMES)]))
+
+
+def test_a_product_s_own_name_finds_it_first(names):
+    for row in (0, 1, 2, 4):
+        assert names.search([NAMES[row]], k=1)[0].product_ids == (f"p{row}",)
+
+
+def test_only_products_with_a_word_of_the_query_answer_and_plurals_meet(names):
+    assert set(names.search(["shoes"], k=5)[0].product_ids) == {"p0", "p1"}
+    assert names.search(["submarine", ""], k=5) == [names.search(["boat"], k=1)[0]] * 2
+
+
+def test_a_rare_word_counts_more_than_a_common_one(names):
+    assert names.search(["men silver"], k=1)[0].product_ids == ("p2",)
+
+
+def test_scores_follow_lucene_s_formula(names):
+    """idf · tf/(tf + k1(1 - b + b·length/mean length)), k1 = 1.5, b = 0.75: one word, by hand."""
+    lengths = np.array([4, 4, 4, 0, 5])
+    idf = np.log(1 + (5 - 2 + 0.5) / (2 + 0.5))
+    expected = idf / (1 + 1.5 * (1 - 0.75 + 0.75 * 4 / lengths.mean()))
+    np.testing.assert_allclose(names.scores(["shoe"])[0], [expected, expected, 0, 0, 0], rtol=1e-5)
+
+
+def test_only_allowed_products_answer(names):
+    allowed = np.array([False, True, True, True, True])
+    assert names.search(["shoes"], k=5, allowed=allowed)[0].product_ids == ("p1",)
+
+
+def test_words_are_lower_case_without_punctuation():
+    assert words("T-Shirts, Müller's DRESS & glass") == ["t", "shirt", "müller", "s", "dress", "glass"]
+
+
+def test_a_catalog_without_names_and_a_k_of_zero_are_refused(names):
+    with pytest.raises(CatalogError, match="--map name"):
+        NameIndex(Products.from_rows([Product("p", "", "")]))
+    with pytest.raises(QueryError):
+        names.search(["shoe"], k=0)
