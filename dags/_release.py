@@ -99,8 +99,7 @@ def gate() -> dict[str, Any]:
     """The gates' decision. A gate that fails is a result with reasons, not an error."""
     from enclip.pipeline.gate import decide
 
-    step = decide(open_platform(), this_run())
-    return {**step.model_dump(mode="json"), "summary": step.summary}
+    return decide(open_platform(), this_run()).model_dump(mode="json")
 
 
 @task.branch
@@ -124,8 +123,11 @@ def promote() -> dict[str, Any]:
 @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
 def not_promoted() -> None:
     """The run ends here, green and skipped, with the reasons; the champion stays."""
-    answer = _pulled("approval")
-    raise AirflowSkipException(f"Not promoted. {_decision()['summary']} {_approval_of(answer)}".strip())
+    from enclip.pipeline.promote_run import promote_run
+
+    reason = _approval_of(_pulled("approval"))
+    step = promote_run(open_platform(), this_run(), approved=False, reason=reason)
+    raise AirflowSkipException(f"Not promoted. {step.summary} {reason}".strip())
 
 
 def _decision() -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""The DAG files: they import clean, light and fast, and wire what they say."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+NAMES = ("ingest_catalog", "retrain", "refresh_index")
+
+PARSE = """
+import json, sys, time
+from airflow.dag_processing.dagbag import DagBag
+import airflow.providers.standard.operators.hitl
+import airflow.providers.standard.decorators.bash
+start = time.perf_counter()
+bag = DagBag(sys.argv[1])
+print(json.dumps({
+    "errors": bag.import_errors, "dags": sorted(bag.dags), "seconds": time.perf_counter() - start,
+    "heavy": sorted({"torch", "mlflow", "faiss", "sklearn", "pandas", "open_clip", "PIL"} & set(sys.modules)),
+}))
+"""
+
+SHARED_TAIL = {
+    "plan_embedding": {"embed"},
+    "embed": {"build"},
+    "build": {"evaluate"},
+    "evaluate": {"gate"},
+    "gate": {"route"},
+    "route": {"approval", "promote", "not_promoted"},
+    "approval": {"promote", "not_promoted"},
+    "promote": set(),
+    "not_promoted": set(),
+}
+EDGES: dict[str, dict[str, set[str]]] = {
+    "ingest_catalog": {"ingest": {"changed", "announce"}, "changed": {"announce"}, "announce": set()},
+    "retrain": {
+        "needed": {"snapshot"},
+        "snapshot": {"train"},
+        "train": {"choose"},
+        "choose": {"plan_embedding"},
+        **SHARED_TAIL,
+    },
+    "refresh_index": {"needed": {"snapshot"}, "snapshot": {"plan_embedding"}, **SHARED_TAIL},
+}
+
+
+def dag_of(dag_files: Mapping[str, ModuleType], name: str) -> Any:
+    return dag_files[name].dag
+
+
+def test_airflow_finds_exactly_our_dags_light_and_without_errors(airflow_env: Mapping[str, str]) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", PARSE, airflow_env["AIRFLOW__CORE__DAGS_FOLDER"]],
+        env={**os.environ, **airflow_env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    parsed = json.loads(answer.stdout.splitlines()[-1])
+    assert parsed["errors"] == {}
+    assert parsed["dags"] == sorted(NAMES)
+    # torch takes 3.5 s and MLflow 2.6 s to import, in every parse of every file.
+    assert parsed["heavy"] == []
+    assert parsed["seconds"] < 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tasks_and_their_order(dag_files: Mapping[str, ModuleType], name: str) -> None:
+    dag = dag_of(dag_files, name)
+    assert {task.task_id: set(task.downstream_task_ids) for task in dag.tasks} == EDGES[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_run_at_a_time_no_catching_up_and_a_page_of_documentation(
+    dag_files: Mapping[str, ModuleType], name: str
+) -> None:
+    dag = dag_of(dag_files, name)
+    assert dag.dag_id == name
+    assert dag.max_active_runs == 1
+    assert dag.catchup is False
+    assert dag.start_date is None  # with one, unpausing starts last period's run at once
+    assert "**When:**" in dag.doc_md
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_retries_in_time_and_says_what_it_does(dag_files: Mapping[str, ModuleType], name: str) -> None:
+    for task in dag_of(dag_files, name).tasks:
+        if task.task_id == "approval":
+            assert task.response_timeout == timedelta(days=7)
+            continue
+        assert task.retries >= 2, task.task_id
+        assert task.execution_timeout is not None, task.task_id
+        assert task.python_callable.__doc__, task.task_id
+
+
+def test_training_has_the_gpu_to_itself_and_time(dag_files: Mapping[str, ModuleType]) -> None:
+    train = dag_of(dag_files, "retrain").get_task("train")
+    assert train.pool == "gpu"
+    assert train.execution_timeout >= timedelta(hours=24)
+    others = [task.pool for task in dag_of(dag_files, "retrain").tasks if task.task_id != "train"]
+    assert "gpu" not in others
+
+
+def test_wrong_values_are_not_tried_again(dag_files: Mapping[str, ModuleType]) -> None:
+    from airflow.sdk import RetryAction
+
+    from enclip.errors import CatalogError, ConfigError, DeviceError, ImageError, StoreError
+
+    policy = dag_of(dag_files, "retrain").get_task("snapshot").retry_policy
+    for error in (ConfigError("x"), CatalogError("x"), DeviceError("x"), ImageError("x")):
+        assert policy.evaluate(error, 1, 3).action is RetryAction.FAIL
+    for error in (StoreError("the store is away"), ConnectionError()):
+        assert policy.evaluate(error, 1, 3).action is RetryAction.DEFAULT
+
+
+def test_retrain_is_weekly_and_after_a_changed_catalog(dag_files: Mapping[str, ModuleType]) -> None:
+    announce = dag_of(dag_files, "ingest_catalog").get_task("announce")
+    (asset,) = announce.outlets
+    for name in ("retrain", "refresh_index"):
+        condition = dag_of(dag_files, name).timetable.asset_condition
+        assert [awaited.uri for awaited in condition.objects] == [asset.uri]
+    assert dag_of(dag_files, "retrain").timetable.timetable.expression == "0 3 * * 1"
+
+
+def test_embedding_is_mapped_by_member_and_shard(dag_files: Mapping[str, ModuleType]) -> None:
+    embed = dag_of(dag_files, "retrain").get_task("embed")
+    assert embed.is_mapped
+    assert "member" in embed.partial_kwargs["map_index_template"]
+
+
+@pytest.mark.parametrize("name", ["retrain", "refresh_index"])
+def test_tasks_link_to_their_mlflow_run(dag_files: Mapping[str, ModuleType], name: str) -> None:
+    for task in dag_of(dag_files, name).tasks:
+        names = [link.name for link in task.operator_extra_links]
+        assert names == ([] if task.task_id == "needed" else ["MLflow run"]), task.task_id
+
+
+def test_only_the_last_tasks_run_after_skipped_ones(dag_files: Mapping[str, ModuleType]) -> None:
+    rules = {task.task_id: task.trigger_rule.value for task in dag_of(dag_files, "retrain").tasks}
+    late = {"promote", "not_promoted"}
+    assert {rules[task] for task in late} == {"none_failed_min_one_success"}
+    assert {rule for task, rule in rules.items() if task not in late} == {"all_success"}
+
+
+def test_a_person_is_asked_with_the_gates_in_view(dag_files: Mapping[str, ModuleType]) -> None:
+    approval = dag_of(dag_files, "retrain").get_task("approval")
+    assert approval.options == ["Approve", "Reject"]
+    assert approval.options_mapping == {"Approve": "promote", "Reject": "not_promoted"}
+    assert approval.defaults == ["Reject"]  # silence promotes nothing
+    assert "row['reason']" in approval.body
