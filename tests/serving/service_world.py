@@ -1,0 +1,88 @@
+"""What the service's tests share: a drawn shop in memory, what a service follows, and a running service."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from enclip.errors import StoreError
+from enclip.pipeline.open_release import OpenRelease
+from enclip.records import Products
+from enclip.serving.follow import Follower
+
+NUM_PRODUCTS = 80
+ReleaseMaker = Callable[..., OpenRelease]
+
+
+@dataclass(frozen=True)
+class DrawnShop:
+    """A drawn catalog in memory: products by id ascending, pictures by hash."""
+
+    products: Products
+    pictures: dict[str, bytes]
+
+    def picture_of(self, product_id: str) -> bytes:
+        row = list(self.products.product_id).index(product_id)
+        return self.pictures[str(self.products.image_sha256[row])]
+
+    def read_picture(self, sha256: str) -> bytes:
+        if sha256 not in self.pictures:
+            raise StoreError(f"No picture {sha256}.")
+        return self.pictures[sha256]
+
+
+@dataclass
+class World:
+    """What a service follows, moved by the tests: an alias, releases that exist, withdrawn ids."""
+
+    alias: int | None = None
+    releases: dict[int, Any] = field(default_factory=dict)
+    withdrawn: frozenset[str] = frozenset()
+    broken: dict[str, Exception] = field(default_factory=dict)
+    num_loads: int = 0
+
+    def read_alias(self) -> int | None:
+        self._fail("alias")
+        return self.alias
+
+    def load(self, version: int) -> Any:
+        self.num_loads += 1
+        self._fail(f"load {version}")
+        return self.releases[version]
+
+    def read_withdrawn(self) -> frozenset[str]:
+        self._fail("withdrawn")
+        return self.withdrawn
+
+    def follower(self, **options: Any) -> Follower:
+        return Follower(current=self.read_alias, load=self.load, withdrawn=self.read_withdrawn, **options)
+
+    def _fail(self, part: str) -> None:
+        if part in self.broken:
+            raise self.broken[part]
+
+
+@dataclass
+class Service:
+    """A running server: its address, and how to stop it as SIGTERM would."""
+
+    url: str
+    world: World
+    follower: Follower
+    stop: Callable[[], None]
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30)
+
+    def wait_until(self, condition: Callable[[dict[str, Any]], bool], *, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Readiness, once the condition holds of it."""
+        deadline = time.monotonic() + timeout_s
+        with self.client() as client:
+            while True:
+                state: dict[str, Any] = client.get("/health/ready").json()
+                if condition(state):
+                    return state
+                assert time.monotonic() < deadline, f"not reached in {timeout_s} s: {state}"
+                time.sleep(0.02)
