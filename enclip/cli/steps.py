@@ -11,6 +11,8 @@ from enclip.cli.recipe import recipe_from, with_recipe_options
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import Record, new_run_id
 
+TELLING = ("name", "version", "instance", "epoch", "map_at_10", "weight")
+
 
 @with_recipe_options
 def snapshot(run: Run = "", json: Json = False, **beliefs: Any) -> None:
@@ -134,17 +136,14 @@ def _show(record: Record, json: bool) -> None:
 
 
 def _short(value: object) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "\n".join(
-            ", ".join(
-                f"{key} {part:.3f}" if isinstance(part, float) else f"{key} {part}"
-                for key, part in row.items()
-                if not isinstance(part, dict | list)
-                and key in ("version", "instance", "epoch", "map_at_10", "weight", "name")
-            )
-            for row in value
-        )
-    return str(value)
+    """A value for a table's cell: of a list of records, one line each with what tells them apart."""
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return str(value)
+    lines = [[(key, row[key]) for key in TELLING if key in row] for row in value]
+    return "\n".join(
+        ", ".join(f"{key} {part:.3f}" if isinstance(part, float) else f"{key} {part}" for key, part in line)
+        for line in lines
+    )
 
 
 def _show_outcome(outcome: Any, json: bool) -> None:

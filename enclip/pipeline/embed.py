@@ -45,7 +45,8 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
     shards = plan.recipe.release.shards
     if not (0 <= member < len(choice.members) and 0 <= shard < shards):
         raise ConfigError(
-            f"Run {run_id} has {len(choice.members)} members and {shards} shards; asked for member {member}, shard {shard}."
+            f"Run {run_id} has {len(choice.members)} members and {shards} shards; "
+            f"asked for member {member}, shard {shard}."
         )
     chosen = choice.members[member]
     key = shard_key(chosen, plan.snapshot, shard, shards)

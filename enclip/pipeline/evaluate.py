@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.evaluation.metrics import Evaluation, evaluate
 from enclip.evaluation.queries import build_queries, headline_kind, majority_category, of_kind
-from enclip.ledger import best_since
+from enclip.ledger import best_promoted_since
 from enclip.models.clip import ClipEncoder, embed_pixels
 from enclip.pipeline.gallery import measure, searcher_over
 from enclip.pipeline.members import load_member
@@ -24,6 +23,7 @@ from enclip.retrieval.searcher import Searcher
 
 COST_QUERIES = 64
 COST_REPEATS = 15
+COST_PRODUCTS = 5_000
 YEAR_DAYS = 365
 
 
@@ -101,8 +101,8 @@ def _base_evaluation(
 
 def _best_of_year(platform: Platform, plan: Plan, version: int) -> int | None:
     """The best release promoted in the last year, where it is neither champion nor challenger."""
-    best = best_since(platform.database, datetime.now(UTC) - timedelta(days=YEAR_DAYS))
-    return best[0] if best and best[0] not in (plan.parent_release, version) else None
+    best = best_promoted_since(platform.database, days=YEAR_DAYS)
+    return None if best in (plan.parent_release, version) else best
 
 
 def _new_categories(platform: Platform, plan: Plan, products: Products) -> tuple[str, ...]:
@@ -132,8 +132,14 @@ def _overfit_gap(
     return measure(release.searcher, blocks, queries, allowed=sample).evaluation.map_at_10 - on_gate.map_at_10
 
 
-def _cost(searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: int) -> dict[str, float]:
-    """Search time and memory as ratios to one member, in this process; medians of alternating runs."""
+def _cost(searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: int) -> dict[str, float | None]:
+    """Search time and memory as ratios to one member, in this process; medians of alternating runs.
+
+    Over a small index a search is all overhead, so its time says nothing and is None.
+    """
+    memory_ratio = round(searcher.num_bytes / single.num_bytes, 3)
+    if len(searcher.products) < COST_PRODUCTS:
+        return {"search_ratio": None, "memory_ratio": memory_ratio}
     ours = [block[:COST_QUERIES] for block in blocks]
     theirs = [blocks[best][:COST_QUERIES]]
     ratios = []
@@ -145,7 +151,7 @@ def _cost(searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: 
         ratios.append((middle - start) / (time.perf_counter() - middle))
     return {
         "search_ratio": round(float(np.median(ratios)), 3),
-        "memory_ratio": round(searcher.num_bytes / single.num_bytes, 3),
+        "memory_ratio": memory_ratio,
     }
 
 

@@ -111,7 +111,7 @@ class EvaluationStep(Record):
     systems: dict[str, tuple[float, ...]]
     new_categories: tuple[str, ...]
     overfit_gap: float | None
-    search_ratio: float
+    search_ratio: float | None
     memory_ratio: float
 
     def mean(self, system: str, *, kind: QueryKind | None = None, category: str | None = None) -> float | None:

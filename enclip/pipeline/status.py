@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from enclip.ledger import last_move
+from enclip.ledger import last_promotion_to
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import previous_release
 from enclip.pipeline.runs import EvaluationStep, RunFolder
@@ -25,7 +25,7 @@ def read_status(platform: Platform) -> dict[str, Any]:
 
 def _champion(platform: Platform, release: int) -> dict[str, Any]:
     manifest = platform.registry.release_manifest(release)
-    promotion = last_move(platform.database, release)
+    promotion = last_promotion_to(platform.database, release)
     return {
         "release": release,
         "members": [

@@ -73,12 +73,10 @@ def train(
                             result.folder,
                             instance=result.instance,
                             epoch=result.epoch,
-                            weights_sha256=result.weights_sha256,
-                            init_id=model.init_id,
-                            dim=model.dim,
                             metrics=result.metrics,
                             snapshot=plan.snapshot,
-                            num_rows=len(rows),
+                            num_products=len(rows),
+                            base=recipe.base,
                             parent_version=plan.base_version,
                         )
                     )
@@ -128,10 +126,9 @@ def _report(platform: Platform, plan: Plan, step: TrainStep, device: torch.devic
     """What the run's page in MLflow shows of the training as a whole, the GPU included."""
     gpu = gpu_figures(device)
     facts = {name: value for name, value in gpu.items() if isinstance(value, str)}
-    platform.registry.open_run(
-        plan.run_id,
-        kind=plan.kind,
-        params={"device": step.device, "pixel_side": step.pixel_side, "train_products": num_rows, **facts},
-    )
     figures = {name: value for name, value in gpu.items() if not isinstance(value, str)}
-    platform.registry.log_metrics(plan.mlflow_run_id, {"images_per_s": step.images_per_s, **figures})
+    platform.registry.log_figures(
+        plan.mlflow_run_id,
+        params={"device": step.device, "pixel_side": step.pixel_side, "train_products": num_rows, **facts},
+        metrics={"images_per_s": step.images_per_s, **figures},
+    )
