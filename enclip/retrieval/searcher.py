@@ -278,13 +278,13 @@ class Searcher:
         return self.index.search(self.projection.query(query_QD), num_rows=wanted, allowed_N=mask)
 
     def _rescore(self, query_D: Floats, row_C: NDArray[np.int64], pull: float, k: int) -> Ranking:
-        # In double precision, or the position of a row in the product would break ties between equal pictures.
-        exact_D = query_D.astype(np.float64)
-        score_C = np.asarray(self.embedding_ND[row_C], np.float64) @ exact_D
+        # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal
+        # pictures by where they lie; einsum treats every row alike.
+        score_C = np.einsum("cd,d->c", np.asarray(self.embedding_ND[row_C], np.float32), query_D)
         cluster_C = self.clusters.assignment_N[row_C]
         if pull > 0 and len(row_C):
             found, place_C = np.unique(cluster_C, return_inverse=True)
-            score_C = (1 - pull) * score_C + pull * (self._cluster_mean_CD[found] @ exact_D)[place_C]
+            score_C = (1 - pull) * score_C + pull * (self._cluster_mean_CD[found] @ query_D)[place_C]
         best = ranking.order(score_C, row_C)[:k]
         return Ranking(
             tuple(

@@ -40,7 +40,7 @@ def greedy_weights(
             is_new = counts[candidate] == 0
             if (is_new and chosen >= max_members) or (not is_new and chosen < min_members):
                 continue
-            values[candidate] = objective((total + score_QN) / step)
+            values[candidate] = objective((total + score_QN) / np.float32(step))
         winner = int(values.argmax())
         counts[winner] += 1
         total = total + score_MQN[winner]
