@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ALIAS = "champion"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 GRACE_S = 15
 MAX_CONNECTIONS = 1024
@@ -29,12 +28,12 @@ def run_server(platform: "Platform", *, host: str = "127.0.0.1", port: int = 800
     Raises:
         ConfigError: the address cannot be listened on.
     """
-    listener = listen(host, port)
+    bound = bind(host, port)
     limit_threads()
     logging.getLogger("enclip.serving").setLevel(logging.INFO)
     server = make_server(platform_app(platform))
-    logger.info("Search at http://%s:%d", host, listener.getsockname()[1])
-    server.run(sockets=[listener])
+    logger.info("Search at http://%s:%d", host, bound.getsockname()[1])
+    server.run(sockets=[bound])
 
 
 def platform_app(platform: "Platform") -> FastAPI:
@@ -42,15 +41,18 @@ def platform_app(platform: "Platform") -> FastAPI:
     # These load torch and FAISS, which read their number of threads then.
     from enclip.catalog.images import image_key
     from enclip.pipeline.open_release import open_release
+    from enclip.registry import CHAMPION
     from enclip.serving.app import create_app
     from enclip.serving.follow import Follower
 
+    # Opened here, where an error ends the start with its remedy, and not by two threads at once.
+    registry, catalog, blobs = platform.registry, platform.catalog, platform.blobs
     follower = Follower(
-        current=lambda: platform.registry.alias(ALIAS),
+        current=lambda: registry.alias(CHAMPION),
         load=lambda version: open_release(platform, version),
-        withdrawn=platform.catalog.withdrawn_ids,
+        withdrawn=catalog.withdrawn_ids,
     )
-    return create_app(follower, lambda sha256: platform.blobs.get(image_key(sha256)))
+    return create_app(follower, lambda sha256: blobs.get(image_key(sha256)))
 
 
 def limit_threads() -> None:
@@ -69,16 +71,24 @@ def limit_threads() -> None:
         threadpool_limits(1, user_api="blas")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ConfigError."""
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on the address, which refuses connections until a server listens on it; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address is taken, or not this machine's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
     except OSError as error:
+        bound.close()
         raise ConfigError(
             f"Cannot listen on {host}:{port}: {error.strerror or error}.",
             remedy="Choose another with --port or --host.",
         ) from error
+    return bound
 
 
 def make_server(app: FastAPI) -> Server:

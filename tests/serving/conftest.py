@@ -25,7 +25,7 @@ from enclip.records import Product, Products
 from enclip.release import ClusterSettings, Manifest, Member
 from enclip.retrieval.searcher import Searcher
 from enclip.serving.app import create_app
-from enclip.serving.run import listen, make_server
+from enclip.serving.run import bind, make_server
 
 
 @pytest.fixture(scope="session")
@@ -110,18 +110,18 @@ def start_service(shop: DrawnShop) -> Iterator[Callable[..., Service]]:
     def start(world: World, *, poll_s: float = 0.05, **options: Any) -> Service:
         follower = world.follower(poll_s=poll_s)
         server = make_server(create_app(follower, shop.read_picture, **options))
-        listener = listen("127.0.0.1", 0)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        bound = bind("127.0.0.1", 0)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
 
         def stop() -> None:
             server.should_exit = True
             thread.join(30)
             assert not thread.is_alive(), "the server does not stop"
-            listener.close()
+            bound.close()
 
         stops.append(stop)
-        service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}", world, follower, stop)
+        service = Service(f"http://127.0.0.1:{bound.getsockname()[1]}", world, follower, stop)
         if world.alias is not None and not world.broken:
             service.wait_until(lambda state: bool(state["ready"]))
         return service
@@ -153,7 +153,7 @@ def chromium() -> Iterator[Any]:
     """A real browser; without one, skipped, or failed where ENCLIP_REQUIRE names it."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        if "browser" in os.environ.get("ENCLIP_REQUIRE", ""):
+        if "browser" in os.environ.get("ENCLIP_REQUIRE", "").split(","):
             pytest.fail("ENCLIP_REQUIRE asks for a browser, and chromium is not installed")
         pytest.skip("chromium is not installed")
     from playwright.sync_api import sync_playwright

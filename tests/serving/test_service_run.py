@@ -1,0 +1,256 @@
+"""`enclip serve` as a process of its own, over a real catalog, a real MLflow and releases registered in it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from enclip.catalog.drawn import draw_catalog
+from enclip.catalog.images import decode, fit_square, image_key
+from enclip.config import Settings
+from enclip.errors import ConfigError
+from enclip.models.bases import load_base
+from enclip.models.checkpoint import save_checkpoint
+from enclip.models.clip import ClipEncoder
+from enclip.models.soup import estimate_batch_norm
+from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.platform import Platform, open_platform
+from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+from enclip.retrieval.searcher import Searcher
+from enclip.serving.run import THREAD_VARIABLES, bind
+
+pytestmark = pytest.mark.slow
+
+FOLLOW_S = 5.0  # promised to users
+SNAPSHOT = "0" * 64
+
+
+def register_release(platform: Platform, folder: Path, *, seed: int, half: int) -> int:
+    """A release of one untrained epoch over every second product; its version."""
+    products = platform.catalog.products()
+    products = products.take(np.arange(half, len(products), 2))
+    model = load_base("tiny", seed=seed, device=torch.device("cpu"))
+    pictures = [decode(platform.blobs.get(image_key(sha256))) for sha256 in products.image_sha256]
+    pixels = np.stack([fit_square(picture, model.side) for picture in pictures])
+    estimate_batch_norm(model, pixels, torch.device("cpu"))
+    weights_sha256 = save_checkpoint(folder / "epoch", model, pixel_side=model.side)
+    mlflow_run_id = platform.registry.open_run(f"serve-{seed}", kind="retrain", params={})
+    epoch = platform.registry.log_epoch(
+        mlflow_run_id,
+        folder / "epoch",
+        instance=0,
+        epoch=0,
+        metrics={"val_map_at_10": 0.1},
+        snapshot=SNAPSHOT,
+        num_products=len(products),
+    )
+    blocks = [ClipEncoder(model).encode_images(pixels)]
+    searcher = Searcher.build(products, blocks, [1.0], cluster_count=3, pull=0.0)
+    searcher.save(folder / "release")
+    manifest = Manifest(
+        kind="retrain",
+        run_id=f"serve-{seed}",
+        base="tiny",
+        snapshot=SNAPSHOT,
+        trained_on=SNAPSHOT,
+        num_products=len(products),
+        members=(
+            Member(
+                version=epoch.version,
+                source=epoch.source,
+                instance=0,
+                epoch=0,
+                weight=1.0,
+                weights_sha256=weights_sha256,
+                init_id=model.init_id,
+                dim=model.dim,
+                pixel_side=model.side,
+            ),
+        ),
+        clusters=ClusterSettings(count=searcher.clusters.count, pull=0.0),
+        rescored=searcher.rescored,
+        chosen_because="there is one",
+        created_at="2026-11-20T00:00:00+00:00",
+    )
+    manifest = write_manifest(folder / "release", manifest)
+    return platform.registry.log_release(mlflow_run_id, folder / "release", manifest)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def platform(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    """Sixty drawn products, and releases 1 and 2 over one half of them each; the champion is release 1."""
+    opened = open_platform(Settings(ENCLIP_HOME=home))
+    source = draw_catalog(tmp_path_factory.mktemp("drawn"), num_products=60, seed=3)
+    assert ingest_source(opened, str(source)).accepted == 60
+    for half in (0, 1):
+        assert register_release(opened, tmp_path_factory.mktemp("release"), seed=half, half=half) == half + 1
+    opened.registry.set_alias("champion", 1)
+    return opened
+
+
+def run_enclip(*arguments: str, home: Path, log: Path) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "enclip", *arguments],
+            env={**environment, "ENCLIP_HOME": str(home)},
+            stdout=file,
+            stderr=file,
+        )
+
+
+def eventually(condition: Callable[[], bool], *, timeout_s: float) -> float:
+    """Seconds until the condition held."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, f"not within {timeout_s} s"
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def server(platform: Platform, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    with bind("127.0.0.1", 0) as probe:
+        port = probe.getsockname()[1]
+    log = home / "serve.log"
+    process = run_enclip("serve", "--port", str(port), home=home, log=log)
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return httpx.get(f"{url}/health/ready").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    try:
+        eventually(ready, timeout_s=90)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def url(server: tuple[subprocess.Popen[bytes], str]) -> str:
+    return server[1]
+
+
+def test_it_serves_the_champion_with_pictures_from_the_store(url: str, platform: Platform) -> None:
+    answer = httpx.post(f"{url}/v1/search", json={"text": "navy blue shirt", "k": 100}).json()
+    assert answer["release"] == 1
+    ids = {hit["product_id"] for hit in answer["results"]}
+    assert ids == set(platform.catalog.products().product_id[0::2])
+    hit = answer["results"][0]
+    sha256 = platform.catalog.image_sha256(hit["product_id"])
+    assert httpx.get(url + hit["image"]).content == platform.blobs.get(image_key(sha256))
+
+
+def test_it_follows_the_alias_in_time_and_no_request_fails(url: str, platform: Platform) -> None:
+    halves = {
+        1: set(platform.catalog.products().product_id[0::2]),
+        2: set(platform.catalog.products().product_id[1::2]),
+    }
+    ended = threading.Event()
+    failures: list[str] = []
+    asked: list[int] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not ended.is_set():
+                answer = client.post("/v1/search", json={"text": "red bag", "k": 100})
+                ids = {hit["product_id"] for hit in answer.json().get("results", [])}
+                if answer.status_code != 200 or ids != halves[answer.json()["release"]]:
+                    failures.append(answer.text[:500])
+                asked.append(answer.status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for version in (2, 1):  # forward, and back as a rollback would
+            platform.registry.set_alias("champion", version)
+            took_s = eventually(
+                lambda version=version: httpx.get(f"{url}/health/ready").json()["release"] == version, timeout_s=20
+            )
+            assert took_s < FOLLOW_S
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures[:2]
+    assert len(asked) > 20
+
+
+def test_a_product_withdrawn_from_the_catalog_is_gone_in_time(url: str, platform: Platform) -> None:
+    gone = str(platform.catalog.products().product_id[0])
+    assert httpx.get(f"{url}/v1/similar/{gone}").status_code == 200
+    assert platform.catalog.withdraw([gone]) == 1
+    eventually(lambda: httpx.get(f"{url}/v1/similar/{gone}").status_code == 404, timeout_s=FOLLOW_S)
+    answer = httpx.post(f"{url}/v1/search", json={"text": "red bag", "k": 100}).json()
+    assert gone not in {hit["product_id"] for hit in answer["results"]}
+
+
+def test_every_library_gets_one_thread_even_if_numpy_came_first() -> None:
+    program = """
+import enclip.records, enclip.serving.run, json, threading, threadpoolctl
+enclip.serving.run.limit_threads()
+import faiss, torch
+found = []
+def look():
+    pools = [(pool["internal_api"], pool["num_threads"]) for pool in threadpoolctl.threadpool_info()]
+    found.extend([*pools, ("faiss", faiss.omp_get_max_threads()), ("torch", torch.get_num_threads())])
+thread = threading.Thread(target=look)
+thread.start()
+thread.join()
+print(json.dumps(found))
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(run.stdout)
+    assert {"openblas", "openmp", "faiss", "torch"} <= {name for name, _ in found}
+    assert {threads for _, threads in found} == {1}, found
+
+
+def test_a_taken_port_is_said_in_one_line(url: str, home: Path, tmp_path: Path) -> None:
+    port = url.rsplit(":", 1)[1]
+    process = run_enclip("serve", "--port", port, home=home, log=tmp_path / "log")
+    assert process.wait(60) == 1
+    said = (tmp_path / "log").read_text()
+    assert f"Cannot listen on 127.0.0.1:{port}" in said
+    assert "--port" in said
+    assert "Traceback" not in said
+
+
+def test_a_port_that_another_listens_on_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="Cannot listen"):
+        bind("127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
+        bind("192.0.2.1", 0)
+
+
+def test_it_ends_on_sigterm(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, url = server
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) in (0, -signal.SIGTERM)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health/live")
