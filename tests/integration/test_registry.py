@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from enclip.errors import RegistryError, ReleaseError, WeightsError
 from enclip.registry import CHAMPION, Registry
-from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+from enclip.release import Manifest
 
 SNAPSHOT = sha256(b"snapshot").hexdigest()
 
@@ -27,14 +27,6 @@ def registry(home: Path) -> Registry:
     return Registry(f"sqlite:///{home}/mlflow.db", home / "mlartifacts", home / "cache")
 
 
-def a_checkpoint(folder: Path, content: str) -> Path:
-    """A checkpoint's folder; the registry looks at names and bytes only."""
-    folder.mkdir(parents=True)
-    (folder / "weights.safetensors").write_bytes(content.encode() * 1000)
-    (folder / "model.json").write_text(json.dumps({"dim": 8, "init_id": "init"}))
-    return folder
-
-
 def log(registry: Registry, mlflow_run_id: str, folder: Path, *, epoch: int, value: float):
     return registry.log_epoch(
         mlflow_run_id,
@@ -45,37 +37,6 @@ def log(registry: Registry, mlflow_run_id: str, folder: Path, *, epoch: int, val
         snapshot=SNAPSHOT,
         num_products=200,
     )
-
-
-def a_release(folder: Path, epoch, *, run_id: str, products: int = 3) -> tuple[Path, Manifest]:
-    folder.mkdir(parents=True)
-    (folder / "embeddings.npy").write_bytes(b"e" * products)
-    manifest = Manifest(
-        kind="retrain",
-        run_id=run_id,
-        base="tiny",
-        snapshot=SNAPSHOT,
-        trained_on=SNAPSHOT,
-        num_products=products,
-        members=(
-            Member(
-                version=epoch.version,
-                source=epoch.source,
-                instance=epoch.instance,
-                epoch=epoch.epoch,
-                weight=1.0,
-                weights_sha256=epoch.weights_sha256,
-                init_id=epoch.init_id,
-                dim=epoch.dim,
-                pixel_side=8,
-            ),
-        ),
-        clusters=ClusterSettings(count=2, pull=0.0),
-        rescored=200,
-        chosen_because="best on select",
-        created_at="2026-01-01T00:00:00Z",
-    )
-    return folder, write_manifest(folder, manifest)
 
 
 def test_nothing_is_opened_before_the_first_call(tmp_path: Path) -> None:
@@ -100,11 +61,13 @@ def test_a_run_is_opened_once_and_keeps_its_parameters(registry: Registry) -> No
     assert run.info.status == "RUNNING"
 
 
-def test_every_epoch_is_a_model_with_step_metrics_dataset_and_version(registry: Registry, tmp_path: Path) -> None:
+def test_every_epoch_is_a_model_with_step_metrics_dataset_and_version(
+    registry: Registry, tmp_path: Path, make_checkpoint: Callable[[Path, str], Path]
+) -> None:
     run = registry.open_run("run-b", kind="retrain", params={"epochs": 2})
     logged = []
     for epoch in (0, 1):
-        folder = a_checkpoint(tmp_path / str(epoch), f"weights {epoch}")
+        folder = make_checkpoint(tmp_path / str(epoch), f"weights {epoch}")
         logged.append(log(registry, run, folder, epoch=epoch, value=0.1 * (epoch + 1)))
     assert [version.epoch for version in registry.epochs("run-b")] == [0, 1]
     assert registry.epochs("run-b")[1].metrics["val_map_at_10"] == pytest.approx(0.2)
@@ -128,17 +91,21 @@ def test_every_epoch_is_a_model_with_step_metrics_dataset_and_version(registry: 
     assert packed.saved_input_example_info is not None
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(registry: Registry, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_checkpoint_is_refused(
+    registry: Registry, tmp_path: Path, make_checkpoint: Callable[[Path, str], Path]
+) -> None:
     run = registry.open_run("run-x", kind="retrain", params={})
-    folder = a_checkpoint(tmp_path / "x", "weights x")
+    folder = make_checkpoint(tmp_path / "x", "weights x")
     (folder / "model.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"model\.json"):
         log(registry, run, folder, epoch=1, value=0.1)
 
 
-def test_logging_the_same_epoch_again_makes_no_second_version(registry: Registry, tmp_path: Path) -> None:
+def test_logging_the_same_epoch_again_makes_no_second_version(
+    registry: Registry, tmp_path: Path, make_checkpoint: Callable[[Path, str], Path]
+) -> None:
     run = registry.open_run("run-c", kind="retrain", params={})
-    folder = a_checkpoint(tmp_path / "c", "weights c")
+    folder = make_checkpoint(tmp_path / "c", "weights c")
     first = log(registry, run, folder, epoch=1, value=0.3)
     assert log(registry, run, folder, epoch=1, value=0.3).version == first.version
 
@@ -149,14 +116,16 @@ def test_logging_the_same_epoch_again_makes_no_second_version(registry: Registry
     assert (healed.source, healed.version) == (first.source, first.version + 1)
 
     # Trained again after its task was cleared: other weights, a new version, and the newest counts.
-    other = a_checkpoint(tmp_path / "c2", "weights c2")
+    other = make_checkpoint(tmp_path / "c2", "weights c2")
     newer = log(registry, run, other, epoch=1, value=0.4)
     assert [version.version for version in registry.epochs("run-c")] == [newer.version]
 
 
-def test_weights_come_back_and_damage_is_noticed(registry: Registry, home: Path, tmp_path: Path) -> None:
+def test_weights_come_back_and_damage_is_noticed(
+    registry: Registry, home: Path, tmp_path: Path, make_checkpoint: Callable[[Path, str], Path]
+) -> None:
     run = registry.open_run("run-d", kind="retrain", params={})
-    folder = a_checkpoint(tmp_path / "d", "weights d")
+    folder = make_checkpoint(tmp_path / "d", "weights d")
     epoch = log(registry, run, folder, epoch=1, value=0.3)
     fetched = registry.fetch_epoch(epoch.source)
     assert (fetched / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
@@ -168,11 +137,11 @@ def test_weights_come_back_and_damage_is_noticed(registry: Registry, home: Path,
         fresh.fetch_epoch(epoch.source)
 
 
-def test_a_release_is_registered_once_reported_on_and_fetched(registry: Registry, tmp_path: Path) -> None:
-    run = registry.open_run("run-e", kind="retrain", params={})
-    folder = a_checkpoint(tmp_path / "e", "weights e")
-    epoch = log(registry, run, folder, epoch=1, value=0.3)
-    release_folder, manifest = a_release(tmp_path / "release", epoch, run_id="run-e")
+def test_a_release_is_registered_once_reported_on_and_fetched(
+    registry: Registry, tmp_path: Path, make_release: Callable[..., tuple[str, Manifest]]
+) -> None:
+    release_folder = tmp_path / "release"
+    run, manifest = make_release(release_folder, registry, run_id="run-e", ensemble="e")
     version = registry.log_release(run, release_folder, manifest)
     later = manifest.model_copy(update={"created_at": "2026-02-02T00:00:00Z"})
     assert registry.log_release(run, release_folder, later) == version
@@ -205,7 +174,8 @@ def test_a_release_is_registered_once_reported_on_and_fetched(registry: Registry
     with pytest.raises(RegistryError, match="no release 99"):
         registry.resolve(99)
 
-    other_folder, other = a_release(tmp_path / "release2", epoch, run_id="run-e", products=4)
+    other_folder = tmp_path / "release2"
+    run, other = make_release(other_folder, registry, run_id="run-e", ensemble="e", products=4)
     assert registry.log_release(run, other_folder, other) == version + 1
     assert [release.version for release in registry.releases(run_id="run-e")] == [version, version + 1]
     (registry.fetch_release(version + 1) / "embeddings.npy").write_bytes(b"eeee!")
@@ -275,16 +245,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(timeout=30)
 
 
-def test_through_a_server_files_are_downloaded_whole_and_once(server: str, tmp_path: Path) -> None:
+def test_through_a_server_files_are_downloaded_whole_and_once(
+    server: str,
+    tmp_path: Path,
+    make_checkpoint: Callable[[Path, str], Path],
+    make_release: Callable[..., tuple[str, Manifest]],
+) -> None:
     registry = Registry(server, None, tmp_path / "cache")
     run = registry.open_run("run-s", kind="retrain", params={})
-    folder = a_checkpoint(tmp_path / "s", "weights s")
+    folder = make_checkpoint(tmp_path / "s", "weights s")
     epoch = log(registry, run, folder, epoch=1, value=0.3)
     assert log(registry, run, folder, epoch=1, value=0.3).version == epoch.version
     fetched = registry.fetch_epoch(epoch.source)
     assert fetched.is_relative_to(tmp_path / "cache")
     assert sorted(path.name for path in fetched.iterdir()) == ["model.json", "weights.safetensors"]
-    release_folder, manifest = a_release(tmp_path / "release", epoch, run_id="run-s")
+    release_folder = tmp_path / "release"
+    run, manifest = make_release(release_folder, registry, run_id="run-s", ensemble="s release")
     version = registry.log_release(run, release_folder, manifest)
     registry.set_alias(CHAMPION, version)
     assert registry.fetch_release(registry.resolve("champion")).is_relative_to(tmp_path / "cache")

@@ -1,0 +1,71 @@
+"""Small releases for tests that look at versions and aliases, not at what a search finds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enclip.registry import Registry
+from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+
+
+def checkpoint_folder(folder: Path, content: str) -> Path:
+    """A checkpoint's folder; the registry looks at names and bytes only."""
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(content.encode() * 1000)
+    (folder / "model.json").write_text(json.dumps({"dim": 8, "init_id": "init"}))
+    return folder
+
+
+def release_folder(
+    folder: Path, registry: Registry, *, run_id: str, ensemble: str, products: int = 3
+) -> tuple[str, Manifest]:
+    """A release's folder over one registered epoch; its MLflow run and manifest."""
+    run = registry.open_run(run_id, kind="retrain", params={})
+    epoch = registry.log_epoch(
+        run,
+        checkpoint_folder(folder.parent / f"{folder.name}-checkpoint", ensemble),
+        instance=0,
+        epoch=1,
+        metrics={"val_map_at_10": 0.3},
+        snapshot="5" * 64,
+        num_products=20,
+    )
+    folder.mkdir(parents=True)
+    (folder / "embeddings.npy").write_bytes(b"e" * products)
+    member = Member(
+        version=epoch.version,
+        source=epoch.source,
+        instance=epoch.instance,
+        epoch=epoch.epoch,
+        weight=1.0,
+        weights_sha256=epoch.weights_sha256,
+        init_id=epoch.init_id,
+        dim=epoch.dim,
+        pixel_side=8,
+    )
+    manifest = Manifest(
+        kind="retrain",
+        run_id=run_id,
+        base="tiny",
+        snapshot="5" * 64,
+        trained_on="5" * 64,
+        num_products=products,
+        members=(member,),
+        clusters=ClusterSettings(count=2, pull=0.0),
+        rescored=200,
+        chosen_because="best on select",
+        created_at="2026-01-01T00:00:00Z",
+    )
+    return run, write_manifest(folder, manifest)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[[Path, str], Path]:
+    return checkpoint_folder
+
+
+@pytest.fixture(scope="session")
+def make_release() -> Callable[..., tuple[str, Manifest]]:
+    return release_folder
