@@ -18,15 +18,17 @@ class EpochModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the safetensors checkpoint; MLflow calls this by the parameter's name."""
-        from enclip.models.checkpoint import load_checkpoint
+        from pathlib import Path
+
+        from enclip.models.checkpoint import load_checkpoint, read_card
         from enclip.models.clip import ClipEncoder
         from enclip.models.device import resolve_device
 
-        device = resolve_device("auto")
-        model = load_checkpoint(context.artifacts["checkpoint"], device=device)
-        self._encoder = ClipEncoder(model, device)
+        folder = Path(context.artifacts["checkpoint"])
+        self._encoder = ClipEncoder(load_checkpoint(folder, device=resolve_device("auto")))
+        self._pixel_side = read_card(folder).pixel_side
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, model_input: pd.DataFrame) -> Any:  # type: ignore[override]  # MLflow lets context go
         """Embeddings of the rows, in order. Raises QueryError for a row with neither or both."""
         import base64
         import binascii
@@ -36,7 +38,7 @@ class EpochModel(PythonModel):
 
         embedding_ND = np.empty((len(model_input), self._encoder.dim), dtype=np.float32)
         for row, record in enumerate(model_input.to_dict("records")):
-            text, image = record.get("text") or "", record.get("image") or ""
+            text, image = (value if pd.notna(value := record.get(name)) else "" for name in ("text", "image"))
             if bool(text) == bool(image):
                 raise QueryError(f"Row {row} must have either a text or an image (base64).")
             if text:
@@ -46,7 +48,7 @@ class EpochModel(PythonModel):
                 pixels = decode(base64.b64decode(image, validate=True))
             except binascii.Error as error:
                 raise QueryError(f"The image of row {row} is not base64: {error}.") from error
-            embedding_ND[row] = self._encoder.encode_images(fit_square(pixels, max(pixels.shape[:2]))[None])[0]
+            embedding_ND[row] = self._encoder.encode_images(fit_square(pixels, self._pixel_side)[None])[0]
         return embedding_ND
 
 

@@ -34,7 +34,7 @@ class ReleaseModel(PythonModel):
         self._release = open_release_folder(Path(context.artifacts["release"]), registry)
         self._name_of = dict(zip(self._release.products.product_id, self._release.products.name, strict=True))
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]  # MLflow lets context go
         """The results of every row's query. Raises QueryError for a query that cannot be answered."""
         found: list[dict[str, object]] = []
         for query, record in enumerate(model_input.to_dict("records")):

@@ -1,0 +1,178 @@
+"""`mlflow.pyfunc.load_model` on real versions: an epoch embeds, a release answers a search."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+
+from enclip.catalog.drawn import draw_catalog
+from enclip.catalog.images import decode, fit_square
+from enclip.errors import QueryError
+from enclip.models.bases import load_base
+from enclip.models.checkpoint import save_checkpoint
+from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.records import EpochVersion, Product, Products
+from enclip.registry import CHAMPION, Registry
+from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+from enclip.retrieval.searcher import Searcher
+
+NUM_PRODUCTS = 12
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    home = tmp_path_factory.mktemp("pyfunc")
+    registry = Registry(f"sqlite:///{home}/mlflow.db", home / "art", home / "cache")
+    registry.aliases()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(registry.tracking_uri)  # as a user of `load_model` does
+    yield registry
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_catalog(tmp_path_factory.mktemp("drawn"), num_products=NUM_PRODUCTS, seed=3)
+
+
+@pytest.fixture(scope="module")
+def clip() -> ClipModel:
+    return load_base("tiny", seed=0, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def encoder(clip: ClipModel) -> ClipEncoder:
+    return ClipEncoder(clip)
+
+
+@pytest.fixture(scope="module")
+def epoch(registry: Registry, clip: ClipModel, tmp_path_factory: pytest.TempPathFactory) -> EpochVersion:
+    folder = tmp_path_factory.mktemp("checkpoint") / "epoch"
+    save_checkpoint(folder, clip, pixel_side=clip.side)
+    return registry.log_epoch(
+        registry.open_run("run", kind="retrain", params={}),
+        folder,
+        instance=0,
+        epoch=0,
+        metrics={"val_map_at_10": 0.1},
+        snapshot="5" * 64,
+        num_products=NUM_PRODUCTS,
+    )
+
+
+def picture(catalog: Path, product_id: str) -> bytes:
+    return (catalog / "images" / f"{product_id}.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def products(catalog: Path) -> Products:
+    rows = pd.read_csv(catalog / "styles.csv", dtype=str).fillna("").to_dict("records")
+    return Products.from_rows(
+        [
+            Product(
+                product_id=row["id"],
+                name=row["productDisplayName"],
+                image_sha256="",
+                gender=row["gender"],
+                sub_category=row["subCategory"],
+                article_type=row["articleType"],
+            )
+            for row in rows
+        ]
+    )
+
+
+def test_an_epoch_embeds_words_and_pictures(
+    epoch: EpochVersion, clip: ClipModel, encoder: ClipEncoder, catalog: Path, products: Products
+) -> None:
+    model = mlflow.pyfunc.load_model(f"models:/enclip-epoch/{epoch.version}")
+    image = picture(catalog, products.product_id[0])
+    asked = pd.DataFrame({"text": ["navy shirt", None], "image": [None, base64.b64encode(image).decode()]})
+    embedding_ND = model.predict(asked)
+    assert embedding_ND.dtype == np.float32
+    pixels = fit_square(decode(image), clip.side)
+    expected = np.concatenate([encoder.encode_texts(["navy shirt"]), encoder.encode_images(pixels[None])])
+    np.testing.assert_allclose(embedding_ND, expected, atol=1e-5)
+    with pytest.raises(QueryError, match="Row 0"):
+        model.predict(pd.DataFrame({"text": [""]}))
+    with pytest.raises(QueryError, match="base64"):
+        model.predict(pd.DataFrame({"image": ["not base64!"]}))
+
+
+def test_a_release_answers_a_search_as_the_service_does(
+    registry: Registry,
+    epoch: EpochVersion,
+    clip: ClipModel,
+    encoder: ClipEncoder,
+    catalog: Path,
+    products: Products,
+    tmp_path: Path,
+) -> None:
+    side = clip.side
+    pixels = np.stack([fit_square(decode(picture(catalog, key)), side) for key in products.product_id])
+    searcher = Searcher.build(products, [encoder.encode_images(pixels)], [1.0], cluster_count=2, pull=0.0, rescored=50)
+    folder = tmp_path / "release"
+    folder.mkdir()
+    searcher.save(folder)
+    member = Member(
+        version=epoch.version,
+        source=epoch.source,
+        instance=0,
+        epoch=0,
+        weight=1.0,
+        weights_sha256=epoch.weights_sha256,
+        init_id=epoch.init_id,
+        dim=epoch.dim,
+        pixel_side=side,
+    )
+    manifest = write_manifest(
+        folder,
+        Manifest(
+            kind="retrain",
+            run_id="run",
+            base="tiny",
+            snapshot="5" * 64,
+            trained_on="5" * 64,
+            num_products=len(products),
+            members=(member,),
+            clusters=ClusterSettings(count=2, pull=0.0),
+            rescored=50,
+            chosen_because="it is the only one",
+            created_at="2026-01-01T00:00:00Z",
+        ),
+    )
+    run = registry.open_run("run", kind="retrain", params={})
+    registry.set_alias(CHAMPION, registry.log_release(run, folder, manifest))
+
+    model = mlflow.pyfunc.load_model("models:/enclip@champion")
+    first = products.product_id[0]
+    found = model.predict(
+        pd.DataFrame(
+            {
+                "text": ["navy shirt", None, "navy shirt"],
+                "image": [None, base64.b64encode(picture(catalog, first)).decode(), None],
+                "k": [3, 3, 3],
+                "category": [None, None, products.sub_category[0]],
+            }
+        )
+    )
+    assert list(found.columns) == ["query", "rank", "product_id", "score", "name"]
+    expected = searcher.search([encoder.encode_texts(["navy shirt"])], k=3)[0]
+    assert tuple(found[found["query"] == 0]["product_id"]) == expected.product_ids
+    assert list(found[found["query"] == 0]["rank"]) == [1, 2, 3]
+    assert found[found["query"] == 1].iloc[0]["product_id"] == first
+    category_of = dict(zip(products.product_id, products.sub_category, strict=True))
+    filtered = found[found["query"] == 2]["product_id"]
+    assert {category_of[product_id] for product_id in filtered} == {products.sub_category[0]}
+    assert len(model.predict(pd.DataFrame({"text": ["shirt"]}))) == 10
+
+    with pytest.raises(QueryError, match="words or a picture"):
+        model.predict(pd.DataFrame({"text": [""]}))
+    with pytest.raises(MlflowException, match="schema"):
+        model.predict(pd.DataFrame({"text": [1.5]}))
