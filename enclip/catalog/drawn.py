@@ -49,7 +49,7 @@ MODELS = ("Aero", "Bliss", "Crest", "Drift", "Echo", "Flint", "Grove", "Halo", "
 SEASONS = ("Summer", "Fall", "Winter", "Spring")
 # A shop sells most of what it sells in two colours per shelf; without such a skew a small catalog
 # would have no three products that share gender, colour and type.
-COLOUR_SHARES = (0.5, 0.26, 0.08, 0.05, 0.04, 0.03, 0.02, 0.02)
+COLOUR_SHARES = (0.56, 0.28, 0.05, 0.04, 0.03, 0.02, 0.01, 0.01)
 RETAKE_SHARE = 0.06  # products that are an earlier one photographed again: near-duplicates
 
 Pen = ImageDraw.ImageDraw
@@ -162,13 +162,13 @@ class _Shelf:
 SHELVES = {
     "Tshirts": _Shelf("Apparel", "Topwear", "T-shirt", {"Men": 0.65, "Women": 0.35}, 0.2, _tee),
     "Shirts": _Shelf("Apparel", "Topwear", "Shirt", {"Men": 0.8, "Women": 0.2}, 0.14, _shirt),
-    "Handbags": _Shelf("Accessories", "Bags", "Handbag", {"Women": 1.0}, 0.12, _handbag),
-    "Casual Shoes": _Shelf("Footwear", "Shoes", "Casual Shoes", {"Men": 0.7, "Women": 0.3}, 0.12, _shoe),
-    "Watches": _Shelf("Accessories", "Watches", "Watch", {"Men": 0.55, "Women": 0.45}, 0.1, _watch),
+    "Handbags": _Shelf("Accessories", "Bags", "Handbag", {"Women": 1.0}, 0.14, _handbag),
+    "Casual Shoes": _Shelf("Footwear", "Shoes", "Casual Shoes", {"Men": 0.7, "Women": 0.3}, 0.13, _shoe),
+    "Watches": _Shelf("Accessories", "Watches", "Watch", {"Men": 0.55, "Women": 0.45}, 0.09, _watch),
     "Trousers": _Shelf("Apparel", "Bottomwear", "Trousers", {"Men": 0.8, "Women": 0.2}, 0.08, _trousers),
-    "Dresses": _Shelf("Apparel", "Dress", "Dress", {"Women": 1.0}, 0.08, _dress),
-    "Caps": _Shelf("Accessories", "Headwear", "Cap", {"Men": 0.75, "Unisex": 0.25}, 0.06, _cap),
-    "Sunglasses": _Shelf("Accessories", "Eyewear", "Sunglasses", {"Unisex": 0.6, "Women": 0.4}, 0.06, _sunglasses),
+    "Dresses": _Shelf("Apparel", "Dress", "Dress", {"Women": 1.0}, 0.1, _dress),
+    "Caps": _Shelf("Accessories", "Headwear", "Cap", {"Men": 0.75, "Unisex": 0.25}, 0.05, _cap),
+    "Sunglasses": _Shelf("Accessories", "Eyewear", "Sunglasses", {"Unisex": 0.6, "Women": 0.4}, 0.05, _sunglasses),
     "Water Bottle": _Shelf("Accessories", "Water Bottle", "Water Bottle", {"Unisex": 1.0}, 0.04, _bottle),
     "Umbrellas": _Shelf("Accessories", "Umbrellas", "Umbrella", {"Unisex": 1.0}, 0.0, _umbrella),
     "Scarves": _Shelf("Accessories", "Scarves", "Scarf", {"Women": 1.0}, 0.0, _scarf),

@@ -38,11 +38,14 @@ def decode(data: bytes) -> Pixels:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = picture.size
         if width * height > MAX_PIXELS:
-            raise ImageError(f"The picture is {width}×{height} px; {MAX_PIXELS // 1_000_000} MP are the most.")
+            limit = f"{MAX_PIXELS // 1_000_000} MP are the most"
+            raise ImageError(f"The picture is too large: {width}×{height} px; {limit}.")
         picture.load()
         return np.array(_rgb(ImageOps.exif_transpose(picture)), dtype=np.uint8)
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"The picture is too large: {MAX_PIXELS // 1_000_000} MP are the most.") from error
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = "unknown format" if "cannot identify" in reason else reason

@@ -1,0 +1,39 @@
+"""The migrations build exactly the tables that the code declares, on both databases."""
+
+import importlib
+from pathlib import Path
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
+
+import enclip.migrations
+from enclip.catalog.store import CatalogStore
+from enclip.database import Base, open_database
+
+importlib.import_module("enclip.ledger")
+
+
+def test_migrated_and_declared_schema_are_the_same(store: CatalogStore) -> None:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_every_migration_can_be_undone(store: CatalogStore) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(enclip.migrations.__file__).parent))
+    with store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert set(inspect(store.engine).get_table_names()) <= {"alembic_version"}
+
+
+def test_opening_again_changes_nothing(store: CatalogStore) -> None:
+    url = store.engine.url.render_as_string(hide_password=False)
+    again = open_database(url)
+    assert set(inspect(again).get_table_names()) >= {"products", "pictures", "product_keys", "alembic_version"}
+    again.dispose()
