@@ -100,11 +100,11 @@ class _Gather(torch.autograd.Function):
     """all_gather with a gradient; torch's own is deprecated, its successor private."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(_: Any, tensor: Tensor) -> Tensor:
         return _all_gather(tensor)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].contiguous()
         dist.all_reduce(total)
         return total.chunk(_world_size())[dist.get_rank()]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -102,21 +103,21 @@ def _degrade(image_BCHW: Tensor, share: float, generator: torch.Generator) -> Te
     way_B = (_uniform(len(image_BCHW), 0, 4, image_BCHW, generator)).long().clamp_(max=3)
     way_B = torch.where(chosen, way_B, -1)
     result = image_BCHW.clone()
-    for way, spoil in enumerate((_shrink, _blur, _add_noise, compress)):
+    for way, spoil in enumerate((_shrink, _blur, partial(_add_noise, generator=generator), compress)):
         rows = torch.nonzero(way_B == way)[:, 0]
         if len(rows):
             strength = float(_uniform(1, 0, 1, image_BCHW, generator))
-            result[rows] = spoil(image_BCHW[rows], strength, generator)
+            result[rows] = spoil(image_BCHW[rows], strength)
     return result
 
 
-def _shrink(image_BCHW: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def _shrink(image_BCHW: Tensor, strength: float) -> Tensor:
     """Fewer pixels and back: 1/1.5 to 1/3 of the side."""
     side = image_BCHW.shape[-1]
     return resize(resize(image_BCHW, max(8, round(side / (1.5 + 1.5 * strength)))), side)
 
 
-def _blur(image_BCHW: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def _blur(image_BCHW: Tensor, strength: float) -> Tensor:
     """Gaussian blur of 0.6 to 1.4 px at a side of 80."""
     sigma = (0.6 + 0.8 * strength) * image_BCHW.shape[-1] / 80
     radius = max(1, round(2.5 * sigma))
@@ -128,13 +129,13 @@ def _blur(image_BCHW: Tensor, strength: float, generator: torch.Generator) -> Te
     return functional.conv2d(across, kernel.view(3, 1, -1, 1), groups=3)
 
 
-def _add_noise(image_BCHW: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def _add_noise(image_BCHW: Tensor, strength: float, *, generator: torch.Generator) -> Tensor:
     """Gaussian noise with a deviation of 0.02 to 0.08."""
     noise = torch.randn(image_BCHW.shape, device=image_BCHW.device, generator=generator)
     return (image_BCHW + (0.02 + 0.06 * strength) * noise).clamp_(0, 1)
 
 
-def compress(image_BCHW: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def compress(image_BCHW: Tensor, strength: float) -> Tensor:
     """The loss of JPEG, on the device: 8×8 DCT coefficients rounded, coarser at high frequencies.
 
     Strength 0 to 1 stands for a quality of about 60 down to 15. The quantisation step grows linearly

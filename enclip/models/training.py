@@ -71,7 +71,7 @@ def fit(
     model.to(device)
     name = fingerprint(model, data, recipe, instance=instance)
     towers = Towers(model, recipe).to(device)
-    optimizer = _optimizer(towers, recipe, device)
+    optimizer = _optimizer(towers, recipe)
     peak = peak_learning_rate(recipe, model)
     steps_per_epoch = math.ceil(batches.per_epoch / recipe.accumulate)
     steps = steps_per_epoch * recipe.epochs
@@ -256,7 +256,7 @@ def _figures(towers: Towers, host: HostBatch, recipe: TrainRecipe, device: torch
     }
 
 
-def _optimizer(towers: Towers, recipe: TrainRecipe, device: torch.device) -> torch.optim.AdamW:
+def _optimizer(towers: Towers, recipe: TrainRecipe) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices and kernels alone, as CLIP has it."""
     trained = [value for value in towers.parameters() if value.requires_grad]
     groups: list[dict[str, Any]] = [

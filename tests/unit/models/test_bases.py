@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_models import CPU, SMALL, small_clip
+
+from enclip.errors import WeightsError
+from enclip.models.bases import load_base
+from enclip.models.checkpoint import load_checkpoint, save_checkpoint
+from enclip.models.clip import ClipEncoder
+
+
+def test_tiny_needs_no_download_and_follows_its_seed():
+    first, again, other = (load_base("tiny", seed=seed, device=CPU) for seed in (3, 3, 4))
+    assert first.init_id == again.init_id != other.init_id
+    assert first.from_scratch
+    assert first.epochs_trained == 0
+    assert ClipEncoder(first).encode_texts(["red shoes"]).shape == (1, first.dim)
+
+
+def test_a_local_open_clip_folder_is_a_base(tmp_path: Path):
+    folder = _open_clip_folder(tmp_path)
+    model = load_base(f"local-dir:{folder}", seed=0, device=CPU)
+    assert not model.from_scratch
+    assert model.side == 32
+    assert model.architecture.preprocessing.mean == (0.1, 0.2, 0.3)
+    reference = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokens_BL = open_clip.get_tokenizer(f"local-dir:{folder}")(["green boxes"])
+    with torch.no_grad():
+        expected = reference.encode_text(tokens_BL, normalize=True).numpy()
+    np.testing.assert_allclose(ClipEncoder(model).encode_texts(["green boxes"]), expected, atol=1e-6)
+
+
+def test_pretrained_weights_do_not_depend_on_the_seed_and_survive_without_their_folder(tmp_path: Path):
+    folder = _open_clip_folder(tmp_path / "base")
+    first, other = (load_base(f"local-dir:{folder}", seed=seed, device=CPU) for seed in (0, 1))
+    assert first.init_id == other.init_id
+    save_checkpoint(tmp_path / "checkpoint", first, pixel_side=16)
+    for path in folder.iterdir():
+        path.unlink()
+    again = load_checkpoint(tmp_path / "checkpoint", device=CPU)
+    texts = ["blue rings"]
+    np.testing.assert_allclose(
+        ClipEncoder(again).encode_texts(texts), ClipEncoder(first).encode_texts(texts), atol=1e-6
+    )
+
+
+def test_a_checkpoint_folder_is_a_base_that_keeps_its_init_id(tmp_path: Path):
+    model = small_clip(7)
+    save_checkpoint(tmp_path, model, pixel_side=16)
+    assert load_base(f"local-dir:{tmp_path}", seed=0, device=CPU).init_id == model.init_id
+
+
+def test_a_folder_without_weights_is_refused_rather_than_random(tmp_path: Path):
+    folder = _open_clip_folder(tmp_path)
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=str(folder)):
+        load_base(f"local-dir:{folder}", seed=0, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoSuchNet:laion2b", "no base weights 'NoSuchNet:laion2b'"),
+        ("ViT-B-32", "no pretrained tag ''"),
+        ("ViT-B-32:nonsense", "no pretrained tag 'nonsense'.*laion2b_s34b_b79k"),
+        ("local-dir:/nowhere/at/all", "/nowhere/at/all"),
+        ("", "no base weights ''"),
+    ],
+)
+def test_a_name_that_means_nothing_says_what_would(name: str, message: str):
+    with pytest.raises(WeightsError, match=message):
+        load_base(name, seed=0, device=CPU)
+
+
+def _open_clip_folder(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    # open_clip's own tokenizer has 49,408 tokens.
+    model_cfg = {**SMALL.model_cfg, "text_cfg": {**SMALL.model_cfg["text_cfg"], "vocab_size": 49408}}
+    preprocess_cfg = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    module = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(module.state_dict(), folder / "open_clip_model.safetensors")
+    return folder

@@ -1,0 +1,90 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enclip.models.captions import NAME, TEMPLATES, UNKNOWN, Captions, truth
+from enclip.records import Product, Products
+
+VALUES = {
+    "name": st.sampled_from(["Acme Tee", "acme tee ", "Dune Cap", ""]),
+    "gender": st.sampled_from(["Men", "Women", "men", ""]),
+    "sub_category": st.sampled_from(["Topwear", "Bags", ""]),
+    "article_type": st.sampled_from(["Tees", "Caps", ""]),
+    "base_colour": st.sampled_from(["Red", "Navy Blue", ""]),
+    "usage": st.sampled_from(["Casual", "NA", ""]),
+}
+
+
+@st.composite
+def catalogs(draw: st.DrawFn) -> Products:
+    size = draw(st.integers(1, 12))
+    return Products.from_rows(
+        [
+            Product(product_id=f"{row:02d}", image_sha256="", **{field: draw(kind) for field, kind in VALUES.items()})
+            for row in range(size)
+        ]
+    )
+
+
+@given(catalogs())
+@settings(deadline=None, max_examples=100)
+def test_truth_is_that_every_claimed_field_agrees(products: Products):
+    key_NT = Captions(products).key_NT
+    for number, template in enumerate(TEMPLATES):
+        for j in range(len(products)):
+            if key_NT[j, number] == UNKNOWN:
+                continue
+            target = truth(key_NT, np.array([number]), key_NT[[j], number])
+            for i in range(len(products)):
+                expected = all(
+                    _clean(products, field, i) == _clean(products, field, j) != "" for field in template.fields
+                )
+                assert target[i, 0] == expected
+
+
+@given(catalogs())
+@settings(deadline=None, max_examples=100)
+def test_a_caption_is_unknown_exactly_where_a_field_is_empty(products: Products):
+    captions = Captions(products)
+    for number, template in enumerate(TEMPLATES):
+        complete = [all(_clean(products, field, row) for field in template.fields) for row in range(len(products))]
+        assert list(captions.key_NT[:, number] != UNKNOWN) == complete
+    assert list(captions.usable) == list(np.any(captions.key_NT != UNKNOWN, axis=1))
+
+
+@given(catalogs(), st.integers(0, 9))
+@settings(deadline=None, max_examples=100)
+def test_what_is_drawn_for_a_product_is_true_of_it(products: Products, seed: int):
+    captions = Captions(products)
+    rows = np.flatnonzero(captions.usable)
+    template_B2 = captions.draw(rows, np.random.default_rng(seed))
+    assert template_B2.shape == (len(rows), 2)
+    for row, pair in zip(rows, template_B2, strict=True):
+        for template in pair:
+            assert captions.key_NT[row, template] != UNKNOWN
+            assert captions.text(int(row), int(template)).strip()
+
+
+def test_a_specific_caption_reads_like_a_query():
+    product = Product(
+        product_id="1", name="X", image_sha256="", gender="Men", base_colour="Navy Blue", article_type="Shirts"
+    )
+    captions = Captions(Products.from_rows([product]))
+    texts = {captions.text(0, number) for number in range(len(TEMPLATES)) if captions.key_NT[0, number] != UNKNOWN}
+    assert texts == {"X", "Men Navy Blue Shirts", "Navy Blue Shirts", "Men Shirts", "Shirts"}
+
+
+def test_each_product_gets_its_name_and_attributes_by_their_shares():
+    size = 4000
+    product = {"image_sha256": "", "gender": "Men", "base_colour": "Red", "article_type": "Caps", "usage": "Sports"}
+    products = Products.from_rows([Product(product_id=f"{row:04d}", name="N", **product) for row in range(size)])
+    template_B2 = Captions(products).draw(np.arange(size), np.random.default_rng(0))
+    assert np.all(template_B2[:, 0] == TEMPLATES.index(NAME))
+    known = [number for number, template in enumerate(TEMPLATES) if number and "sub_category" not in template.fields]
+    total = sum(TEMPLATES[number].share for number in known)
+    for number in known:
+        assert abs(np.mean(template_B2[:, 1] == number) - TEMPLATES[number].share / total) < 0.03
+
+
+def _clean(products: Products, field: str, row: int) -> str:
+    return str(getattr(products, field)[row]).strip().casefold()

@@ -1,0 +1,200 @@
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_models import CPU, draw_shapes, small_clip
+
+from enclip.errors import TrainingError
+from enclip.models.checkpoint import WEIGHTS, load_checkpoint, read_card
+from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.models.training import EpochResult, Progress, TrainingData, fit
+from enclip.recipes import TrainRecipe
+
+RECIPE = TrainRecipe(epochs=2, batch_size=24, device="cpu")
+
+
+def _accuracy(data: TrainingData, model: ClipModel) -> float:
+    """Share of products whose "Colour Type" is nearest to their picture."""
+    texts = [
+        f"{colour} {kind}" for colour, kind in zip(data.products.base_colour, data.products.article_type, strict=True)
+    ]
+    choices = sorted(set(texts))
+    encoder = ClipEncoder(model)
+    nearest = np.argmax(encoder.encode_images(data.pixels) @ encoder.encode_texts(choices).T, axis=1)
+    return float(np.mean([choices[row] == text for row, text in zip(nearest, texts, strict=True)]))
+
+
+def _fit(
+    data: TrainingData,
+    state_dir: Path,
+    recipe: TrainRecipe = RECIPE,
+    *,
+    instance: int = 0,
+    model: ClipModel | None = None,
+    scores: Mapping[int, float] | None = None,
+    stop_after: int = 99,
+    progress: list[Progress] | None = None,
+) -> list[EpochResult]:
+    calls = iter(range(99))
+
+    def validate(trained: ClipModel) -> Mapping[str, float]:
+        assert not trained.module.training
+        return {"val_map_at_10": (scores or {}).get(next(calls), 0.0)}
+
+    results = []
+    for result in fit(
+        model or small_clip(recipe.seed + instance),
+        data,
+        recipe,
+        instance=instance,
+        device=CPU,
+        state_dir=state_dir,
+        validate=validate,
+        on_progress=None if progress is None else progress.append,
+    ):
+        results.append(result)
+        if result.epoch == stop_after:
+            break
+    return results
+
+
+def test_it_learns_colours_and_shapes_of_products_that_it_has_not_seen(tmp_path: Path):
+    data, unseen = draw_shapes(192), draw_shapes(300)
+    unseen = TrainingData(unseen.products, unseen.pixels, np.arange(192, 300))
+    held_out = TrainingData(unseen.products.take(unseen.rows), unseen.pixels[unseen.rows], np.arange(len(unseen.rows)))
+    recipe = TrainRecipe(epochs=8, batch_size=24, learning_rate=3e-3, low_quality=0.0)
+    results = _fit(data, tmp_path, recipe)
+    assert [result.epoch for result in results] == list(range(9))
+    before = _accuracy(held_out, load_checkpoint(results[0].folder, device=CPU))
+    after = _accuracy(held_out, load_checkpoint(results[-1].folder, device=CPU))
+    assert before < 0.3  # a twelfth by chance
+    assert after > 0.8
+    assert results[-1].metrics["train_loss"] < results[1].metrics["train_loss"]
+    gap = [result.metrics["matching_similarity"] - result.metrics["nonmatching_similarity"] for result in results]
+    assert gap[-1] > gap[0] + 0.3
+
+
+def test_each_epoch_is_a_checkpoint_with_its_figures_and_the_first_is_the_base(shapes: TrainingData, tmp_path: Path):
+    base = small_clip()
+    texts = ["red bars"]
+    untouched = ClipEncoder(small_clip()).encode_texts(texts)
+    results = _fit(shapes, tmp_path, model=base)
+    np.testing.assert_allclose(
+        ClipEncoder(load_checkpoint(results[0].folder, device=CPU)).encode_texts(texts), untouched, atol=1e-6
+    )
+    for result in results:
+        card = read_card(result.folder)
+        assert card.weights_sha256 == result.weights_sha256
+        assert card.init_id == base.init_id
+        assert card.epochs_trained == result.epoch
+        assert card.pixel_side == shapes.pixels.shape[1]
+        assert {"train_loss", "matching_similarity", "nonmatching_similarity", "logit_scale", "val_map_at_10"} <= set(
+            result.metrics
+        )
+        assert all(np.isfinite(value) for value in result.metrics.values())
+    assert len({result.weights_sha256 for result in results}) == 3
+    assert "images_per_s" in results[1].metrics
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(shapes: TrainingData, tmp_path: Path, loss: str):
+    recipe = RECIPE.model_copy(update={"epochs": 3, "loss": loss, "accumulate": 2})
+    unbroken = _fit(shapes, tmp_path / "a", recipe)
+    cut = _fit(shapes, tmp_path / "b", recipe, stop_after=1)
+    resumed = _fit(shapes, tmp_path / "b", recipe)
+    assert [result.epoch for result in cut] == [0, 1]
+    assert [result.epoch for result in resumed] == [0, 1, 2, 3]
+    assert [result.weights_sha256 for result in resumed] == [result.weights_sha256 for result in unbroken]
+    assert resumed[1].metrics == cut[1].metrics
+
+
+def test_a_finished_training_yields_its_results_again_without_training(shapes: TrainingData, tmp_path: Path):
+    first = _fit(shapes, tmp_path)
+    stamps = [(result.folder / WEIGHTS).stat().st_mtime_ns for result in first]
+    again = _fit(shapes, tmp_path)
+    assert again == first
+    assert [(result.folder / WEIGHTS).stat().st_mtime_ns for result in again] == stamps
+
+
+def test_the_state_of_another_training_is_not_resumed(shapes: TrainingData, tmp_path: Path):
+    _fit(shapes, tmp_path, stop_after=1)
+    with pytest.raises(TrainingError, match="another recipe"):
+        _fit(shapes, tmp_path, RECIPE.model_copy(update={"learning_rate": 0.5}))
+    fewer = TrainingData(shapes.products, shapes.pixels, shapes.rows[:50])
+    with pytest.raises(TrainingError, match="another recipe"):
+        _fit(fewer, tmp_path)
+
+
+def test_a_damaged_state_is_one_clear_error(shapes: TrainingData, tmp_path: Path):
+    _fit(shapes, tmp_path, stop_after=0)
+    (tmp_path / "state.pt").write_bytes(b"half of a file")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        _fit(shapes, tmp_path)
+
+
+def test_instances_differ_and_each_can_be_repeated(shapes: TrainingData, tmp_path: Path):
+    hashes = [
+        _fit(shapes, tmp_path / name, stop_after=1, instance=instance)[-1].weights_sha256
+        for name, instance in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_it_stops_when_select_gets_no_better(shapes: TrainingData, tmp_path: Path):
+    recipe = RECIPE.model_copy(update={"epochs": 6, "patience": 2})
+    scores = {0: 0.1, 1: 0.5, 2: 0.4, 3: 0.45, 4: 0.9}
+    results = _fit(shapes, tmp_path, recipe, scores=scores)
+    assert [result.epoch for result in results] == [0, 1, 2, 3]
+    assert [result.epoch for result in _fit(shapes, tmp_path, recipe, scores=scores)] == [0, 1, 2, 3]
+
+
+def test_a_loss_that_is_not_a_number_ends_it_with_a_remedy(shapes: TrainingData, tmp_path: Path):
+    model = small_clip()
+    with torch.no_grad():
+        model.module.visual.head.proj.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"became nan in epoch 1, batch 1.*learning rate"):
+        _fit(shapes, tmp_path, model=model)
+
+
+def test_progress_counts_steps_over_all_epochs(shapes: TrainingData, tmp_path: Path):
+    progress: list[Progress] = []
+    _fit(shapes, tmp_path, RECIPE.model_copy(update={"accumulate": 3}), progress=progress)
+    assert len(progress) == 2 * 4  # 96 products in batches of 24
+    assert [now.step for now in progress] == [0, 0, 1, 2, 2, 2, 3, 4]
+    assert progress[-1].steps == 4
+    assert all(now.images_per_s > 0 for now in progress)
+
+
+def test_products_that_say_nothing_are_left_out(shapes: TrainingData, tmp_path: Path):
+    silent = shapes.products.take(np.arange(96))
+    for column in ("name", "article_type", "base_colour"):
+        getattr(silent, column)[3:] = ""
+    few = TrainingData(silent, shapes.pixels, shapes.rows)
+    progress: list[Progress] = []
+    _fit(few, tmp_path / "a", progress=progress)
+    assert progress[-1].steps == 2  # one batch of three products, twice
+    with pytest.raises(TrainingError, match="1 of 94 products have a name or attributes"):
+        _fit(TrainingData(silent, shapes.pixels, shapes.rows[2:]), tmp_path / "b")
+
+
+def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path):
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
+        str(Path(__file__).parent / "train_in_ranks.py"),
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    assert ranks[0]["hashes"] == ranks[1]["hashes"]
+    assert len(ranks[0]["hashes"]) == 3
+    assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
+    assert ranks[0]["validated"] == 3
+    assert ranks[1]["validated"] == 0
+    assert ranks[0]["losses"][2] < ranks[0]["losses"][1]
