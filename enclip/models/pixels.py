@@ -1,6 +1,7 @@
 """uint8 canvases → the tower's input, batched and on the device."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,7 +104,13 @@ def _degrade(image_BCHW: Tensor, share: float, generator: torch.Generator) -> Te
     way_B = (_uniform(len(image_BCHW), 0, 4, image_BCHW, generator)).long().clamp_(max=3)
     way_B = torch.where(chosen, way_B, -1)
     result = image_BCHW.clone()
-    for way, spoil in enumerate((_shrink, _blur, partial(_add_noise, generator=generator), compress)):
+    ways: tuple[Callable[[Tensor, float], Tensor], ...] = (
+        _shrink,
+        _blur,
+        partial(_add_noise, generator=generator),
+        compress,
+    )
+    for way, spoil in enumerate(ways):
         rows = torch.nonzero(way_B == way)[:, 0]
         if len(rows):
             strength = float(_uniform(1, 0, 1, image_BCHW, generator))
