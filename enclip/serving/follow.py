@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 2.0
 FIRST_POLL_S = 0.1  # while the two threads wait for each other at the start
 LONGEST_RETRY_S = 60.0
+STALE_S = 60.0  # a registry that hangs raises nothing
 
 
 class OpenRelease(Protocol):
@@ -149,9 +150,11 @@ class Follower:
     @property
     def state(self) -> FollowState:
         """Where following stands."""
+        age_s = self._clock() - self._checked_at
+        stale = f"The alias was last read {age_s:.0f} s ago." if self._checked_at and age_s > STALE_S else ""
         return FollowState(
             alias=self._alias,
-            problem=" ".join(part for part in (self._alias_problem, self._withdrawn_problem) if part),
+            problem=" ".join(part for part in (self._alias_problem, self._withdrawn_problem, stale) if part),
             checked_at=self._checked_at,
             num_swaps=self._num_swaps,
             num_failed_loads=self._num_failed_loads,

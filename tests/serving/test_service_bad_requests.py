@@ -1,6 +1,7 @@
 """Whatever is sent, the answer is a problem that says what to change, and never a 5xx."""
 
 import base64
+import http.client
 import io
 import json
 import struct
@@ -134,6 +135,15 @@ def test_a_body_that_is_too_large_is_refused_announced_or_not(client: httpx.Clie
 
     check_problem(client.post("/v1/search", content=pieces(), headers=JSON), 413, says="larger")
     assert client.get("/health/live").status_code == 200
+
+
+def test_a_client_that_sends_before_it_reads_sees_why_it_was_refused(service: Service) -> None:
+    # Were the answer sent at once, the connection would break under what is still being sent.
+    connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=30)
+    connection.request("POST", "/v1/search", body=bytes(32 * 1024 * 1024), headers=JSON)
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["status"]) == (413, 413)
+    connection.close()
 
 
 def test_the_largest_picture_allowed_is_read(client: httpx.Client) -> None:

@@ -126,6 +126,18 @@ def test_a_registry_that_is_down_changes_nothing(halves) -> None:
     assert follower.state.problem == ""
 
 
+def test_a_registry_that_hangs_shows_in_time(halves) -> None:
+    clock = Clock()
+    follower = World(alias=1, releases=halves).follower(clock=clock)
+    look(follower)
+    clock.now += 30
+    assert follower.state.problem == ""
+    clock.now += 60
+    assert follower.state.problem == "The alias was last read 90 s ago."
+    look(follower)
+    assert follower.state.problem == ""
+
+
 def test_nothing_is_sold_before_it_is_known_what_is_gone(halves) -> None:
     world = World(alias=1, releases=halves, broken={"withdrawn": StoreError("The database is down.")})
     follower = world.follower()
