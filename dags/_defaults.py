@@ -73,7 +73,7 @@ TASK_DEFAULTS: dict[str, Any] = {
 
 
 class MLflowRun(BaseOperatorLink):
-    """The button "MLflow run" on a task's page; leads to the run that the first task opened."""
+    """The button "MLflow run" on a task's page, under Details; leads to the run that the first task opened."""
 
     name = "MLflow run"
 
@@ -105,6 +105,7 @@ def link_now() -> None:
     instance = get_current_context()["task_instance"]
     url = instance.xcom_pull(task_ids=FIRST_TASK, key=LINK.xcom_key)
     instance.xcom_push(key=LINK.xcom_key, value=url or "")
+    log.info("MLflow run: %s", url)
 
 
 def this_run() -> str:

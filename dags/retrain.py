@@ -15,7 +15,7 @@ champion on them, with a replay sample of the rest.
 gates ask for a person, *approval* waits for an answer under "Required Actions".
 
 **Again:** any task can be cleared; training goes on after its last finished epoch. The button
-*MLflow run* on a task leads to the run's epochs and plots.
+*MLflow run*, under a task's *Details*, leads to the run's epochs and plots.
 """
 
 import shlex

@@ -214,6 +214,13 @@ def get_json(url: str, *, timeout_s: float = 10) -> Any:
         return json.load(response)
 
 
+def post_json(url: str, body: Mapping[str, Any], *, timeout_s: float = 30) -> Any:
+    """The JSON answer to a JSON request to this machine. Raises OSError or ValueError."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with direct.open(request, timeout=timeout_s) as response:
+        return json.load(response)
+
+
 # A proxy in the environment has no way to this machine's own loopback.
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
