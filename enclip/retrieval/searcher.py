@@ -21,7 +21,7 @@ from enclip.retrieval.index import FlatIndex
 from enclip.retrieval.projection import Projection
 
 PRODUCTS, EMBEDDINGS, PROJECTION = "products.parquet", "embeddings.npy", "projection.npz"
-INDEX, CLUSTERS, SETTINGS = "index.faiss", "clusters.npz", "searcher.json"
+INDEX, CLUSTERS, MEANS, SETTINGS = "index.faiss", "clusters.npz", "cluster-means.npy", "searcher.json"
 
 
 class Searcher:
@@ -54,6 +54,7 @@ class Searcher:
         clusters: Clusters,
         pull: float,
         rescored: int,
+        cluster_mean_CD: Floats | None = None,
     ) -> None:
         self.products = products
         self.embedding_ND = embedding_ND
@@ -65,7 +66,8 @@ class Searcher:
         self.pull = float(pull)
         self.rescored = int(rescored)
         self._filters = FilterIndex(products)
-        self._cluster_mean_CD = cluster_means(embedding_ND, clusters)
+        # Computed where a searcher is built, kept in its files: opening one must not read all embeddings.
+        self._cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
         self._check()
 
     @classmethod
@@ -242,6 +244,7 @@ class Searcher:
         self.projection.save(folder / PROJECTION)
         self.index.save(folder / INDEX)
         self.clusters.save(folder / CLUSTERS)
+        np.save(folder / MEANS, self._cluster_mean_CD, allow_pickle=False)
         settings = {"dims": self.dims, "weights": self.weights, "pull": self.pull, "rescored": self.rescored}
         write_whole(folder / SETTINGS, json.dumps(settings, indent=2).encode())
 
@@ -256,6 +259,7 @@ class Searcher:
             settings = json.loads((folder / SETTINGS).read_bytes())
             table = pq.read_table(folder / PRODUCTS, columns=list(Products.column_names()))
             embedding_ND = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+            cluster_mean_CD = np.load(folder / MEANS, allow_pickle=False)
             products = Products(**{name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names})
             kept = {name: settings[name] for name in ("dims", "weights", "pull", "rescored")}
         except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
@@ -266,6 +270,7 @@ class Searcher:
             projection=Projection.load(folder / PROJECTION),
             index=FlatIndex.load(folder / INDEX),
             clusters=Clusters.load(folder / CLUSTERS),
+            cluster_mean_CD=cluster_mean_CD,
             **kept,
         )
 
@@ -310,10 +315,17 @@ class Searcher:
             raise ReleaseError(f"A pull of {self.pull} cannot be used.", remedy="Choose one from 0 to 1.")
         sizes = {len(ids), len(self.embedding_ND), len(self.index), len(self.clusters.assignment_N)}
         widths = (self.embedding_ND.shape[1], len(self.projection.scale_D), sum(self.dims))
-        if len(sizes) > 1 or len(set(widths)) > 1 or self.index.width != self.projection.width:
+        means = (self.clusters.count, sum(self.dims))
+        if (
+            len(sizes) > 1
+            or len(set(widths)) > 1
+            or self._cluster_mean_CD.shape != means
+            or self.index.width != self.projection.width
+        ):
             raise ReleaseError(
                 f"Parts of the release do not fit each other: {sorted(sizes)} products, widths {widths}, "
-                f"index {self.index.width} for projection {self.projection.width}."
+                f"index {self.index.width} for projection {self.projection.width}, cluster means "
+                f"{self._cluster_mean_CD.shape} for {self.clusters.count} clusters."
             )
 
 

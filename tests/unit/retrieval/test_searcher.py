@@ -10,9 +10,9 @@ import pytest
 
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Product, Products
-from enclip.retrieval.searcher import CLUSTERS, EMBEDDINGS, INDEX, PRODUCTS, PROJECTION, SETTINGS, Searcher
+from enclip.retrieval.searcher import CLUSTERS, EMBEDDINGS, INDEX, MEANS, PRODUCTS, PROJECTION, SETTINGS, Searcher
 
-FILES = (PRODUCTS, EMBEDDINGS, PROJECTION, INDEX, CLUSTERS, SETTINGS)
+FILES = (PRODUCTS, EMBEDDINGS, PROJECTION, INDEX, CLUSTERS, MEANS, SETTINGS)
 
 
 @pytest.fixture(scope="module")
