@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 from fastapi import HTTPException
@@ -17,7 +17,6 @@ from enclip.serving.problems import problem
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_DRAINED_BYTES = 64 * 1024 * 1024
 _QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics", "/v1/products/{product_id:path}/image"})
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -65,8 +64,6 @@ class Envelope:
 
         try:
             if _announced_bytes(headers) > self._max_body_bytes:
-                if "expect" not in headers:
-                    await _drain(receive)
                 await self._too_large(request_id)(scope, receive, send_with_headers)
             else:
                 await self._app(scope, self._bounded(receive), send_with_headers)
@@ -87,8 +84,6 @@ class Envelope:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
-                if message.get("more_body"):
-                    await _drain(receive)
                 raise HTTPException(413, self._limit_text())
             return message
 
@@ -123,13 +118,3 @@ def _add_headers(message: MutableMapping[str, Any], request_id: str) -> None:
     headers["X-Request-ID"] = request_id
     for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
-
-
-async def _drain(receive: Callable[[], Awaitable[Message]]) -> None:
-    """Read on and forget, within reason: a client that still sends does not see an early answer."""
-    drained = 0
-    while drained < _DRAINED_BYTES:
-        message = await receive()
-        drained += len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return

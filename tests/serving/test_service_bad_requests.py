@@ -138,7 +138,6 @@ def test_a_body_that_is_too_large_is_refused_announced_or_not(client: httpx.Clie
 
 
 def test_a_client_that_sends_before_it_reads_sees_why_it_was_refused(service: Service) -> None:
-    # Were the answer sent at once, the connection would break under what is still being sent.
     connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=30)
     connection.request("POST", "/v1/search", body=bytes(32 * 1024 * 1024), headers=JSON)
     answer = connection.getresponse()
