@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[3]
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 420.0  # a cold start takes half a minute on two idle cores
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?:(?P<rule>:[-?])(?P<word>[^}]*))?\})")
 
 
@@ -98,20 +98,20 @@ class Machine:
 
     def start(self) -> None:
         """Raises RuntimeError where the kernel or its policy refuses the namespaces."""
-        for name in ("state", "airflow/logs", "catalogs", "home", "sockets"):
-            (self.folder / name).mkdir(parents=True)
+        for name in ("home", "sockets"):
+            (self.folder / name).mkdir()
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(self.hosts)}\n")
-        bound = {
+        image = {
             REPOSITORY: "/srv/enclip",
             REPOSITORY / "mlflow": "/srv/mlflow",
             Path(sys.prefix): "/srv/venv",
-            **{self.folder / name: f"/srv/{name}" for name in ("state", "airflow", "catalogs")},
         }
         script = [
             "set -e",
             "ip link set lo up",
             "mount -t tmpfs tmpfs /srv",
-            *(f"mkdir {target} && mount --bind '{source}' {target}" for source, target in bound.items()),
+            "mkdir /srv/airflow /srv/state /srv/catalogs",
+            *(f"mkdir {target} && mount --bind '{source}' {target}" for source, target in image.items()),
             f"mount --bind '{self.folder / 'hosts'}' /etc/hosts",
             "echo ready",
             "exec sleep infinity",
@@ -137,6 +137,13 @@ class Machine:
         """What an image sets, and the service's own on top; nothing of the test's environment."""
         path = os.pathsep.join(["/srv/venv/bin", str(_postgres_bin()), os.environ.get("PATH", os.defpath)])
         return {"PATH": path, "HOME": str(self.folder / "home"), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", **own}
+
+    def mounted(self, volumes: Mapping[str, str], command: Sequence[str]) -> list[str]:
+        """The command with folders (in the order given, each made if new) mounted for it alone."""
+        for source in volumes:
+            Path(source).mkdir(parents=True, exist_ok=True)
+        mounts = [f"mkdir -p {target} && mount --bind '{source}' {target}" for source, target in volumes.items()]
+        return ["unshare", "--mount", "sh", "-c", "\n".join(["set -e", *mounts, 'exec "$@"']), "sh", *command]
 
     def run(self, command: Sequence[str], env: Mapping[str, str], *, timeout_s: float = 120) -> str:
         """Run to the end; its standard output. Raises AssertionError with what it said if it fails."""
@@ -191,6 +198,14 @@ class Stack:
         """A service's environment as the file gives it."""
         return {key: str(value) for key, value in self.services[name].get("environment", {}).items()}
 
+    def volume(self, name: str) -> Path:
+        """The folder behind a named volume, or behind a folder of the host."""
+        return self.machine.folder / "volumes" / name.removeprefix("./")
+
+    def run(self, name: str, command: Sequence[str], *, timeout_s: float = 120) -> str:
+        """Run a command as `docker compose run SERVICE` would: the service's environment and volumes."""
+        return self.machine.run(self._mounted(name, command), self.env(name), timeout_s=timeout_s)
+
     def healthy(self, name: str) -> bool:
         """Whether the service's own health check passes now."""
         check = list(self.services[name]["healthcheck"]["test"])
@@ -198,7 +213,9 @@ class Stack:
             check = ["CMD", "python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8333), 5)"]
         assert check[0] == "CMD", f"{name}: this harness runs CMD checks only"
         done = subprocess.run(
-            self.machine.command(check[1:]), env=self.machine.environment(self.env(name)), capture_output=True
+            self.machine.command(self._mounted(name, check[1:])),
+            env=self.machine.environment(self.env(name)),
+            capture_output=True,
         )
         return done.returncode == 0
 
@@ -243,7 +260,16 @@ class Stack:
             keys = f"{env['AWS_ACCESS_KEY_ID']},{env['AWS_SECRET_ACCESS_KEY']}"
             served = str(self.machine.folder / "store")
             return ["rclone", "serve", "s3", "--config=", "--addr=127.0.0.1:8333", f"--auth-key={keys}", served]
-        return command
+        return self._mounted(name, command)
+
+    def _mounted(self, name: str, command: Sequence[str]) -> list[str]:
+        # AIRFLOW_HOME lies in each container's own layer, its logs in a volume below.
+        own = {str(self.machine.folder / "containers" / name): "/srv/airflow"}
+        volumes = [volume.split(":") for volume in self.services[name].get("volumes", ())]
+        return self.machine.mounted(
+            own | {str(self.volume(source)): target for source, target, *_ in volumes if target.startswith("/srv/")},
+            command,
+        )
 
     def _postgres(self, command: list[str], env: Mapping[str, str]) -> list[str]:
         # As the image's entry point does: a new cluster, then the command. The server refuses to be root.
