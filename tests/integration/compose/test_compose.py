@@ -78,7 +78,7 @@ def test_store_refuses_other_keys(stack: "Stack") -> None:
     command = stack.services["store-init"]["command"]
     env = stack.env("store-init")
     stack.machine.run(command, env)  # again: the buckets are there
-    with pytest.raises(AssertionError, match="Forbidden|SignatureDoesNotMatch"):
+    with pytest.raises(AssertionError, match=r"Forbidden|SignatureDoesNotMatch"):
         stack.machine.run(command, {**env, "AWS_SECRET_ACCESS_KEY": "0" * 64})
 
 
