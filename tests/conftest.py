@@ -126,8 +126,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Ser
     root.mkdir()
     port, access, secret = free_port(), "enclip-test", secrets.token_hex(16)
     command = [program, "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{access},{secret}"]
-    # The VFS cache would hide what other processes wrote a moment ago.
-    command += ["--config", "", "--vfs-cache-mode", "off", "--dir-cache-time", "0s"]
+    command += ["--config", ""]
     with open(log, "wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as server:
         try:
             wait_until(lambda: _listens(port), server, log)
@@ -139,12 +138,15 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Ser
 @pytest.fixture
 def s3_server(s3_process: tuple[S3Server, Path], monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, an empty bucket in it, and its credentials where boto3 looks for them."""
+    import boto3
+
     from enclip.blobs import s3_client
 
     server, _ = s3_process
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.setup_default_session()  # boto3 keeps the credentials that it saw first
     bucket = f"b{secrets.token_hex(6)}"
     s3_client(server.endpoint_url).create_bucket(Bucket=bucket)
     return S3Server(server.endpoint_url, bucket, server.access_key, server.secret_key)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from enclip.blobs import S3Blobs, open_blobs, s3_client
@@ -35,7 +36,7 @@ def test_a_catalog_in_a_bucket_is_the_same_as_in_a_folder(
     s3_server: Any, drawn_catalog: Path, store: CatalogStore, tmp_path: Path
 ) -> None:
     url = _upload(drawn_catalog, s3_server, "shop/feed")
-    (missing,) = [next(iter(sorted((drawn_catalog / "images").iterdir()))).name]
+    missing = min(file.name for file in (drawn_catalog / "images").iterdir())
     s3_client(s3_server.endpoint_url).delete_object(Bucket=s3_server.bucket, Key=f"shop/feed/images/{missing}")
     blobs = open_blobs(f"s3://{s3_server.bucket}/store", s3_endpoint_url=s3_server.endpoint_url)
     assert isinstance(blobs, S3Blobs)
@@ -63,6 +64,7 @@ def test_a_prefix_without_a_catalog_and_a_wrong_key_are_clear_errors(
     with pytest.raises(CatalogError, match=r"styles\.csv is missing"):
         next(empty.rows())
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    boto3.setup_default_session()
     locked = open_source(f"s3://{s3_server.bucket}/nothing", s3_endpoint_url=s3_server.endpoint_url)
     with pytest.raises(StoreError, match="AWS_SECRET_ACCESS_KEY"):
         next(locked.rows())
