@@ -104,4 +104,4 @@ with DAG(
     tags=TAGS,
 ) as dag:
     report = ingest()
-    changed(report) >> announce(report)
+    changed(report) >> announce(report)  # type: ignore[arg-type]

@@ -2,11 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from enclip.errors import StoreError
+
+Answer = TypeVar("Answer")
 
 
 class Blobs(Protocol):
@@ -99,7 +101,9 @@ class S3Blobs:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def put(self, key: str, data: bytes) -> None:
-        self._call("write", key, lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data))
+        self._call(
+            "write", key, lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+        )
 
     def get(self, key: str) -> bytes:
         def read() -> bytes:
@@ -130,7 +134,7 @@ class S3Blobs:
             for entry in page.get("Contents", []):
                 yield str(entry["Key"]).removeprefix(self._prefix)
 
-    def _call(self, verb: str, key: str, action: Any) -> Any:
+    def _call(self, verb: str, key: str, action: Callable[[], Answer]) -> Answer:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -170,7 +174,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -33,9 +33,7 @@ class Settings(BaseSettings):
         alias="ENCLIP_STORE_URL",
         description="Pictures, snapshots, embeddings; empty: a folder in `home`. S3: s3://bucket/prefix",
     )
-    s3_endpoint_url: str = Field(
-        "", alias="ENCLIP_S3_ENDPOINT_URL", description="S3-compatible endpoint; empty: AWS."
-    )
+    s3_endpoint_url: str = Field("", alias="ENCLIP_S3_ENDPOINT_URL", description="S3-compatible endpoint; empty: AWS.")
     mlflow_tracking_uri: str = Field(
         "", alias="MLFLOW_TRACKING_URI", description="MLflow; empty: SQLite and a folder in `home`."
     )

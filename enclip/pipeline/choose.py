@@ -81,14 +81,14 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
     ]
     allowed = [candidate for candidate in candidates if fewest <= np.count_nonzero(candidate[1]) <= most]
     name, weights, value = max(allowed, key=lambda candidate: candidate[2])
-    rows = sorted(np.flatnonzero(weights), key=lambda row: (-weights[row], row))
+    rows = sorted(_used(weights), key=lambda row: (-weights[row], row))
     members = tuple(pool[row].model_copy(update={"weight": float(weights[row])}) for row in rows)
     return ChoiceStep(
         members=members,
         candidates=tuple(
             Candidate(
                 name=candidate_name,
-                versions=tuple(pool[row].version for row in np.flatnonzero(candidate_weights)),
+                versions=tuple(pool[row].version for row in _used(candidate_weights)),
                 weights=tuple(float(weight) for weight in candidate_weights[candidate_weights > 0]),
                 map_at_10=candidate_value,
             )
@@ -116,6 +116,11 @@ def _uniform(rows: Sequence[int], length: int) -> Floats:
     weights = np.zeros(length, dtype=np.float32)
     weights[list(rows)] = 1 / len(rows)
     return weights
+
+
+def _used(weights: Floats) -> list[int]:
+    """Rows of the members that count."""
+    return [int(row) for row in np.flatnonzero(weights)]
 
 
 def _weighted(score_MQN: Sequence[Floats], weights: Floats) -> Floats:

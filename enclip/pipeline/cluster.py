@@ -4,6 +4,7 @@ import shutil
 from datetime import UTC, datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
@@ -14,8 +15,9 @@ from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder
 from enclip.pipeline.validate import Validator
-from enclip.records import Floats, Products, Split
+from enclip.records import Products, Split
 from enclip.release import ClusterSettings, Manifest, write_manifest
+from enclip.retrieval.clusters import cluster_grid
 from enclip.retrieval.searcher import Searcher
 
 
@@ -71,7 +73,7 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
 
 
 def _choose_clusters(
-    platform: Platform, plan: Plan, choice: ChoiceStep, products: Products, blocks: list[Floats]
+    platform: Platform, plan: Plan, choice: ChoiceStep, products: Products, blocks: list[NDArray[np.float16]]
 ) -> Searcher:
     """The number of clusters and the pull with the highest mAP@10 on *select*; ties: fewer, weaker."""
     recipe = plan.recipe.release
@@ -100,10 +102,3 @@ def _choose_clusters(
                 best = (value, candidate)
     assert best is not None, "recipes have at least one cluster count and one pull"
     return best[1]
-
-
-def cluster_grid(num_products: int) -> tuple[int, ...]:
-    """Numbers of clusters to try: around sqrt(N), from broad to fine, at most one in four products."""
-    root = float(np.sqrt(num_products))
-    grid = {max(2, min(num_products // 4, round(root * factor))) for factor in (0.5, 1.0, 3.0)}
-    return tuple(sorted(grid))

@@ -123,7 +123,7 @@ def _gain(measured: dict[str, dict[QueryKind, list[float]]], ours: str, theirs: 
     gains = {}
     for kind in (QueryKind.SPECIFIC, QueryKind.TYPE):
         if measured[ours][kind]:
-            interval = paired_bootstrap(np.array(measured[ours][kind]), np.array(measured[theirs][kind]))
+            interval = paired_bootstrap(np.array(measured[ours][kind]), np.array(measured[theirs][kind]), alpha=0.025)
             gains[kind.value] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
     return gains
 

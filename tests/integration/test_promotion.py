@@ -48,9 +48,9 @@ class Place:
         return [(move.action, move.from_release, move.to_release) for move in ledger.history(self.database)]
 
 
-def open_place(home: Path) -> Place:
+def open_place(home: Path, database_url: str = "") -> Place:
     registry = Registry(f"sqlite:///{home}/mlflow.db", home / "art", home / "cache")
-    return Place(open_database(f"sqlite:///{home}/catalog.db"), registry)
+    return Place(open_database(database_url or f"sqlite:///{home}/catalog.db"), registry)
 
 
 # Versions of the template: the letter is the ensemble.
@@ -299,8 +299,8 @@ def test_a_rollback_that_died_is_finished_not_repeated(place: Place, tmp_path: P
     assert place.registry.alias(CHAMPION) == A
 
 
-def race(home: Path, release: int, expected: int, start: Any, answers: Any) -> None:
-    place = open_place(home)
+def race(home: Path, database_url: str, release: int, expected: int, start: Any, answers: Any) -> None:
+    place = open_place(home, database_url)
     start.wait()
     try:
         answers.put(("moved", move(place, release, expected=expected).to_release))
@@ -308,13 +308,17 @@ def race(home: Path, release: int, expected: int, start: Any, answers: Any) -> N
         answers.put(("conflict", release))
 
 
-def test_of_two_challengers_at_once_one_wins_and_one_is_told(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_of_two_challengers_at_once_one_wins_and_one_is_told(
+    template: Path, tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    home = copy_of(template, tmp_path / "home")
+    url = request.getfixturevalue("postgres_url") if database == "postgres" else ""
+    place = open_place(home, url)
     move(place, A, expected=None)
     place.database.dispose()
     start, answers = PROCESSES.Barrier(2), PROCESSES.Queue()
-    running = [
-        PROCESSES.Process(target=race, args=(tmp_path / "home", release, A, start, answers)) for release in (B, C)
-    ]
+    running = [PROCESSES.Process(target=race, args=(home, url, release, A, start, answers)) for release in (B, C)]
     for process in running:
         process.start()
     got = dict(answers.get(timeout=60) for _ in running)
@@ -323,3 +327,38 @@ def test_of_two_challengers_at_once_one_wins_and_one_is_told(place: Place, tmp_p
     assert set(got) == {"moved", "conflict"}
     assert place.registry.alias(CHAMPION) == got["moved"]
     assert place.done() == [("promote", None, A), ("promote", A, got["moved"])]
+
+
+def test_on_postgres_a_move_survives_the_death_of_its_process(
+    template: Path, tmp_path: Path, postgres_url: str
+) -> None:
+    """Death right after the alias has moved, the one moment at which ledger and alias differ."""
+    home = copy_of(template, tmp_path / "home")
+    place = open_place(home, postgres_url)
+    move(place, A, expected=None)
+    place.database.dispose()
+    child = PROCESSES.Process(target=move_and_die, args=(home, postgres_url, B, A))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert place.registry.alias(CHAMPION) == B
+    assert place.done() == [("promote", None, A)]
+    assert move(place, B, expected=A).by == "test"
+    assert place.done() == [("promote", None, A), ("promote", A, B)]
+    assert rollback(place).to_release == A
+    ledger.start_attempt(place.database, run_id="run", snapshot="one")
+    ledger.start_attempt(place.database, run_id="run", snapshot="two")
+    last = ledger.last_attempt(place.database)
+    assert last is not None
+    assert last.snapshot == "two"
+
+
+def move_and_die(home: Path, database_url: str, release: int, expected: int) -> None:
+    place = open_place(home, database_url)
+
+    def die(name: str, version: int) -> None:
+        Registry.set_alias(place.registry, name, version)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    place.registry.set_alias = die  # type: ignore[method-assign]
+    move(place, release, expected=expected)

@@ -13,7 +13,6 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from service_world import NUM_PRODUCTS, DrawnShop, ReleaseMaker, Service, World
 
 from enclip.catalog.drawn import draw_catalog
 from enclip.catalog.images import decode, fit_square
@@ -26,6 +25,7 @@ from enclip.release import ClusterSettings, Manifest, Member
 from enclip.retrieval.searcher import Searcher
 from enclip.serving.app import create_app
 from enclip.serving.run import bind, make_server
+from tests.serving.service_world import NUM_PRODUCTS, DrawnShop, ReleaseMaker, Service, World
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from service_world import Service
 
 from enclip.serving.schemas import MAX_BODY_BYTES, MAX_IMAGE_BYTES
+from tests.serving.service_world import Service
 
 JSON = {"Content-Type": "application/json"}
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from service_world import NUM_PRODUCTS, ReleaseMaker, Service, World
 
 from enclip.errors import ReleaseError, StoreError
 from enclip.pipeline.open_release import OpenRelease
+from tests.serving.service_world import NUM_PRODUCTS, ReleaseMaker, Service, World
 
 
 class Clock:

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from service_world import DrawnShop, ReleaseMaker, Service, World
+
+from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from PIL import Image
-from service_world import DrawnShop, Service
 
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Filters
+from tests.serving.service_world import DrawnShop, Service
 
 
 def search(client: httpx.Client, **body: object) -> dict:
