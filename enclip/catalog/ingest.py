@@ -30,7 +30,8 @@ Progress = Callable[[int, int | None], None]
 @dataclass(frozen=True, slots=True)
 class _Unchanged:
     product_id: str
-    claim: bool  # known, but from another source or withdrawn
+    claim: bool  # another source carried it last, or it was withdrawn
+    returns: bool = False  # it was withdrawn, and is live again
 
 
 def ingest(
@@ -128,7 +129,7 @@ class _Tally:
         for outcome in outcomes:
             if isinstance(outcome, Rejection):
                 self._reject(outcome)
-            elif isinstance(outcome, _Unchanged) and not outcome.claim:
+            elif isinstance(outcome, _Unchanged) and not outcome.returns:
                 self._unchanged += 1
             else:
                 self._accepted += 1
@@ -148,7 +149,8 @@ def _look(source: CatalogSource, blobs: Blobs, row: RawRow, known: Known | None)
         data = source.image(row)
         product = replace(row.product, image_sha256=sha256(data))
         if known is not None and known.content_hash == content_hash(product):
-            return _Unchanged(product.product_id, claim=known.withdrawn or known.source != source.name)
+            claim = known.withdrawn or known.source != source.name
+            return _Unchanged(product.product_id, claim=claim, returns=known.withdrawn)
         pixels = decode(data)
     except CatalogError as error:
         return Rejection(row.row, row.product.product_id, error.what)

@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -203,9 +203,11 @@ class HuggingFaceSource:
             ) from error
         try:
             table = datasets.load_dataset(name, split="train", streaming=True)
+            # Data sets of plain files say what columns they have only by their first record.
+            self._header = list(table.features or next(iter(table)))
             image = columns["image"]
             # Bytes as they are: decoding is ours, with its limits.
-            self._table = table.cast_column(image, datasets.Image(decode=False)) if image in table.features else table
+            self._table = table.cast_column(image, datasets.Image(decode=False)) if image in self._header else table
         except Exception as error:  # the hub, the network and the format all have their own
             raise CatalogError(f"Cannot open hf:{name}: {error}.", remedy="Check the name and the network.") from error
         self._dataset = name
@@ -219,21 +221,21 @@ class HuggingFaceSource:
         return None
 
     def rows(self) -> Iterator[RawRow | Rejection]:
-        names = list(self._table.features)
-        found = find_columns(names, self._columns, where=self.name)
-        for number, record in enumerate(self._table, 1):
-            cells = [
-                "" if record[name] is None else str(record[name]) for name in names if name != self._columns["image"]
-            ]
-            labels = [name for name in names if name != self._columns["image"]]
-            usable = to_row(
-                number, dict(zip(labels, cells, strict=True)), {k: v for k, v in found.items() if v in labels}
-            )
-            if isinstance(usable, Rejection):
-                yield usable
-                continue
-            picture = record.get(self._columns["image"]) or {}
-            yield RawRow(number, usable.product, data=picture.get("bytes") or _bytes_of(picture.get("path")))
+        column = self._columns["image"]
+        header = [name for name in self._header if name != column]
+        found = find_columns(header, self._columns, where=self.name)
+        for number, record in enumerate(self._records(), 1):
+            item = to_row(number, {name: _text(record.get(name)) for name in header}, found)
+            picture = record.get(column) or {}
+            if isinstance(item, RawRow):
+                item = replace(item, data=picture.get("bytes") or _bytes_of(picture.get("path")))
+            yield item
+
+    def _records(self) -> Iterator[Mapping[str, Any]]:
+        try:
+            yield from self._table
+        except Exception as error:  # as above
+            raise StoreError(f"Cannot read on in {self.name}: {error}.", remedy="Run again; it goes on.") from error
 
     def image(self, row: RawRow) -> bytes:
         if not row.data:
@@ -340,6 +342,10 @@ def _fitted(item: Cells, width: int, *, name_is_last: bool) -> list[str] | Rejec
     if fitted is None or len(fitted) < width:
         return Rejection(item.row, cells[0][:MAX_ID], f"{len(cells)} cells where the header has {width}")
     return fitted
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _bytes_of(path: str | None) -> bytes | None:

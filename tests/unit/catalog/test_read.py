@@ -173,3 +173,28 @@ def test_rows_come_while_the_file_is_read(tmp_path: Path) -> None:
 def test_the_hub_without_its_extra_is_one_clear_error() -> None:
     with pytest.raises(CatalogError, match=r"enclip\[hf\]"):
         open_source("hf:ashraq/fashion-product-images-small")
+
+
+def test_a_hugging_face_data_set_brings_its_pictures_along(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the optional extra hf is not installed")
+    (tmp_path / "one.jpg").write_bytes(picture(1))
+    records = [
+        {
+            "id": 1,
+            "productDisplayName": "One",
+            "articleType": "Shirts",
+            "year": 2012.0,
+            "image": str(tmp_path / "one.jpg"),
+        },
+        {"id": 2, "productDisplayName": None, "articleType": "Shirts", "year": None, "image": None},
+    ]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    datasets.Dataset.from_list(records).cast_column("image", datasets.Image()).to_parquet(str(folder / "train.parquet"))
+    source = open_source(f"hf:{folder}")
+    first, second = source.rows()
+    assert isinstance(first, RawRow) and isinstance(second, RawRow)
+    assert (first.product.product_id, first.product.name, first.product.year) == ("1", "One", "2012")
+    assert source.image(first) == picture(1)
+    with pytest.raises(ImageError, match="no picture"):
+        source.image(second)
