@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -80,8 +80,17 @@ def copy_of(home: Path, target: Path) -> Path:
 
 
 @pytest.fixture
-def place(template: Path, tmp_path: Path) -> Place:
-    return open_place(copy_of(template, tmp_path / "home"))
+def place(template: Path, tmp_path: Path) -> Iterator[Place]:
+    place = open_place(copy_of(template, tmp_path / "home"))
+    yield place
+    place.database.dispose()
+
+
+@pytest.fixture
+def place_on_postgres(template: Path, tmp_path: Path, postgres_url: str) -> Iterator[Place]:
+    place = open_place(copy_of(template, tmp_path / "home"), postgres_url)
+    yield place
+    place.database.dispose()
 
 
 def move(place: Place, release: int, *, expected: int | None) -> Promotion:
@@ -308,17 +317,17 @@ def race(home: Path, database_url: str, release: int, expected: int, start: Any,
         answers.put(("conflict", release))
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("which", ["place", "place_on_postgres"])
 def test_of_two_challengers_at_once_one_wins_and_one_is_told(
-    template: Path, tmp_path: Path, database: str, request: pytest.FixtureRequest
+    which: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    home = copy_of(template, tmp_path / "home")
-    url = request.getfixturevalue("postgres_url") if database == "postgres" else ""
-    place = open_place(home, url)
+    place: Place = request.getfixturevalue(which)
+    url = place.database.url.render_as_string(hide_password=False)
     move(place, A, expected=None)
-    place.database.dispose()
     start, answers = PROCESSES.Barrier(2), PROCESSES.Queue()
-    running = [PROCESSES.Process(target=race, args=(home, url, release, A, start, answers)) for release in (B, C)]
+    running = [
+        PROCESSES.Process(target=race, args=(tmp_path / "home", url, release, A, start, answers)) for release in (B, C)
+    ]
     for process in running:
         process.start()
     got = dict(answers.get(timeout=60) for _ in running)
@@ -329,15 +338,12 @@ def test_of_two_challengers_at_once_one_wins_and_one_is_told(
     assert place.done() == [("promote", None, A), ("promote", A, got["moved"])]
 
 
-def test_on_postgres_a_move_survives_the_death_of_its_process(
-    template: Path, tmp_path: Path, postgres_url: str
-) -> None:
+def test_on_postgres_a_move_survives_the_death_of_its_process(place_on_postgres: Place, tmp_path: Path) -> None:
     """Death right after the alias has moved, the one moment at which ledger and alias differ."""
-    home = copy_of(template, tmp_path / "home")
-    place = open_place(home, postgres_url)
+    place = place_on_postgres
+    url = place.database.url.render_as_string(hide_password=False)
     move(place, A, expected=None)
-    place.database.dispose()
-    child = PROCESSES.Process(target=move_and_die, args=(home, postgres_url, B, A))
+    child = PROCESSES.Process(target=move_and_die, args=(tmp_path / "home", url, B, A))
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
