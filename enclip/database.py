@@ -25,6 +25,7 @@ NAMING = {
 SQLITE_BUSY_TIMEOUT_MS = 30_000
 # Any fixed number: names ENCLIP's migration among the advisory locks of a shared Postgres.
 MIGRATION_LOCK = 241116096
+READS_ONLY = "enclip_reads_only"
 
 
 class Base(DeclarativeBase):
@@ -36,8 +37,8 @@ class Base(DeclarativeBase):
 def open_database(url: str) -> Engine:
     """An engine on a database that exists and is migrated to this version's schema.
 
-    SQLite runs in WAL mode with foreign keys on, and every transaction begins IMMEDIATE, so that two
-    writers queue instead of failing half-way.
+    SQLite runs in WAL mode with foreign keys on, and every transaction that may write begins IMMEDIATE,
+    so that two writers queue instead of failing half-way.
 
     Raises:
         ConfigError: the URL is not understood or the database does not answer.
@@ -74,8 +75,8 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def read_only(engine: Engine) -> Iterator[Connection]:
-    """A connection whose transaction is always rolled back."""
-    with engine.connect() as connection:
+    """A connection whose transaction is always rolled back, and that no writer waits for."""
+    with engine.connect().execution_options(**{READS_ONLY: True}) as connection:
         yield connection
         connection.rollback()
 
@@ -92,7 +93,8 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads_only = connection.get_execution_options().get(READS_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 
 
 def _migrate(engine: Engine) -> None:

@@ -29,7 +29,11 @@ class TrainRecipe(Recipe):
     epochs: int = Field(6, ge=1, le=200, description="Passes over the train split, per instance.")
     instances: int = Field(2, ge=1, le=16, description="Independent fine-tunings (seeds) in one run.")
     seed: int = Field(0, ge=0, description="Seed of the first instance; instance i uses seed + i.")
-    batch_size: int = Field(128, ge=2, description="Products per contrastive batch and process.")
+    batch_size: int = Field(
+        0,
+        ge=0,
+        description="Products per contrastive batch and process; 0: a hundredth of the train products, 16 to 128.",
+    )
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before one step.")
     learning_rate: float = Field(
         0.0, ge=0, description="Peak learning rate; 0: 1e-3 from nothing, 1e-5 from pretrained weights."

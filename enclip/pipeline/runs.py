@@ -61,6 +61,7 @@ class TrainStep(Record):
     epochs: tuple[EpochVersion, ...]
     pixel_side: int
     device: str
+    batch_size: int
     images_per_s: float
 
 

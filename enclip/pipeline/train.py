@@ -49,6 +49,7 @@ def train(
         side = recipe.pixel_side or stored_side(products, platform.blobs, model.side)
         pixels = pixel_map(products, platform.blobs, side=side, scratch=platform.scratch, digest=plan.snapshot)
         rows = training_rows(products, recipe)
+        recipe = sized(recipe, len(rows))
         select = Validator(products, split=Split.SELECT)
         epochs: list[EpochVersion] = []
         speeds: list[float] = []
@@ -84,6 +85,7 @@ def train(
             epochs=tuple(epochs),
             pixel_side=side,
             device=str(device),
+            batch_size=recipe.batch_size,
             images_per_s=round(float(np.mean(speeds)), 1) if speeds else 0.0,
         )
         if ranks.first:
@@ -91,6 +93,13 @@ def train(
             folder.write("train", step)
             finish_attempt(platform.database, run_id=run_id, outcome="trained")
     return step
+
+
+def sized(recipe: TrainRecipe, num_products: int) -> TrainRecipe:
+    """The recipe with a batch size where it leaves it open: small catalogs need steps more than negatives."""
+    if recipe.batch_size:
+        return recipe
+    return recipe.model_copy(update={"batch_size": min(128, max(16, num_products // 100))})
 
 
 def training_rows(products: Products, recipe: TrainRecipe) -> NDArray[np.int64]:
@@ -129,6 +138,12 @@ def _report(platform: Platform, plan: Plan, step: TrainStep, device: torch.devic
     figures = {name: value for name, value in gpu.items() if not isinstance(value, str)}
     platform.registry.log_figures(
         plan.mlflow_run_id,
-        params={"device": step.device, "pixel_side": step.pixel_side, "train_products": num_rows, **facts},
+        params={
+            "device": step.device,
+            "batch_size": step.batch_size,
+            "pixel_side": step.pixel_side,
+            "train_products": num_rows,
+            **facts,
+        },
         metrics={"images_per_s": step.images_per_s, **figures},
     )
