@@ -61,6 +61,10 @@ class Batches:
         self, data: TrainingData, tokenize: Tokenizer, *, batch_size: int, seed: int, ranks: Ranks = ALONE
     ) -> None:
         """Raises TrainingError where fewer than two products per process have a name or attributes."""
+        if batch_size < 2:
+            raise TrainingError(
+                f"A batch of {batch_size} has nothing to contrast.", remedy="Use a batch_size of 2 or more."
+            )
         self._data = data
         self._captions = Captions(data.products)
         self._tokenize = _Cached(tokenize)

@@ -182,6 +182,11 @@ def test_products_that_say_nothing_are_left_out(shapes: TrainingData, tmp_path: 
         _fit(TrainingData(silent, shapes.pixels, shapes.rows[2:]), tmp_path / "b")
 
 
+def test_a_batch_needs_two_products(shapes: TrainingData, tmp_path: Path):
+    with pytest.raises(TrainingError, match="batch of 0"):
+        _fit(shapes, tmp_path, RECIPE.model_copy(update={"batch_size": 0}))
+
+
 def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path):
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
