@@ -1,0 +1,97 @@
+"""Batches ready for the device: our decode-once pixel map against open_clip's own CSV loader.
+
+Unit: images a second with no worker process on either side, on the same drawn 60×80 JPEGs, over whole
+epochs after the first (the map is made once a snapshot; `open_clip_train` decodes in every epoch).
+"""
+
+import argparse
+import csv
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from open_clip_train.data import get_csv_dataset
+from report import print_result
+
+from enclip.blobs import open_blobs
+from enclip.catalog.drawn import draw_catalog
+from enclip.catalog.ingest import ingest
+from enclip.catalog.read import open_source
+from enclip.catalog.snapshot import load_snapshot, pixel_map, take_snapshot
+from enclip.catalog.store import CatalogStore
+from enclip.database import open_database
+from enclip.models.bases import load_base
+from enclip.models.batches import Batches, TrainingData
+from enclip.models.pixels import prepare
+
+PRODUCTS, BATCH, ROUNDS = 1_500, 64, 3
+
+
+def main() -> None:
+    """Print the median ratio over alternating rounds."""
+    with tempfile.TemporaryDirectory(prefix="enclip-bench-") as scratch:
+        folder = draw_catalog(Path(scratch) / "catalog", num_products=PRODUCTS, seed=0)
+        model = load_base("tiny", seed=0, device=torch.device("cpu"))
+        batches = _ours(folder, Path(scratch), model)
+        theirs = _theirs(folder, model)
+        ours_speeds, their_speeds = [], []
+        for epoch in range(1, ROUNDS + 1):
+            ours_speeds.append(_speed(_prepared(batches, epoch, model)))
+            their_speeds.append(_speed(len(images) for images, _ in theirs.dataloader))
+    print_result(
+        "batches",
+        ours=float(np.median(ours_speeds)),
+        peer=float(np.median(their_speeds)),
+        peer_name="open_clip_train CSV loader",
+        ratio=float(np.median(np.array(ours_speeds) / np.array(their_speeds))),
+        better="higher",
+        goal=10,
+    )
+
+
+def _ours(folder, scratch, model):
+    store = CatalogStore(open_database(f"sqlite:///{scratch / 'catalog.db'}"))
+    blobs = open_blobs(str(scratch / "store"))
+    ingest(open_source(str(folder)), store, blobs)
+    digest = take_snapshot(store, blobs).digest
+    products = load_snapshot(blobs, digest)
+    pixels = pixel_map(products, blobs, side=80, scratch=scratch, digest=digest)
+    data = TrainingData(products=products, pixels=pixels, rows=np.arange(len(products)))
+    return Batches(data, model.tokenize, batch_size=BATCH, seed=0)
+
+
+def _theirs(folder, model):
+    table = folder / "open_clip.csv"
+    with open(folder / "styles.csv", newline="") as source, open(table, "w", newline="") as target:
+        writer = csv.writer(target, delimiter="\t")
+        writer.writerow(("filepath", "title"))
+        for row in csv.DictReader(source):
+            writer.writerow((folder / "images" / f"{row['id']}.jpg", row["productDisplayName"]))
+    arguments = argparse.Namespace(
+        train_data=str(table),
+        csv_img_key="filepath",
+        csv_caption_key="title",
+        csv_separator="\t",
+        distributed=False,
+        batch_size=BATCH,
+        workers=0,
+    )
+    transform = open_clip.image_transform(model.side, is_train=True)
+    return get_csv_dataset(arguments, transform, is_train=True, tokenizer=model.tokenize)
+
+
+def _prepared(batches, epoch, model):
+    for batch in batches.epoch(epoch):
+        yield len(prepare(batch.pixels_BHWC, model.architecture.preprocessing))
+
+
+def _speed(sizes) -> float:
+    start = time.perf_counter()
+    return sum(sizes) / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
