@@ -4,7 +4,7 @@ MLflow keeps no history of an alias and offers no compare-and-set; these tables 
 alias is the truth, the ledger is its audit: a move made elsewhere is entered as `external`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
-from enclip.database import Base
+from enclip.database import Base, read_only
 
 Action = Literal["promote", "rollback", "external"]
 State = Literal["pending", "done", "dropped"]
@@ -226,7 +226,7 @@ def moves(connection: Connection, *, state: State = "done") -> list[Promotion]:
 
 def history(engine: Engine) -> list[Promotion]:
     """Every move that was made, oldest first."""
-    with engine.connect() as connection:
+    with read_only(engine) as connection:
         return moves(connection)
 
 
@@ -247,16 +247,20 @@ def previous_of(made: Sequence[Promotion]) -> list[int]:
     return list(dict.fromkeys(move.to_release for move in others if move.to_release is not None))
 
 
-def best_promoted_since(engine: Engine, *, days: float) -> int | None:
+def best_promoted_since(engine: Engine, *, days: float, among: Collection[int] | None = None) -> int | None:
     """The release that became champion in the last days with the highest mAP@10; of equals the newest.
 
     A release whose mAP@10 is unknown is left out. None where there is no other.
+
+    Args:
+        among: releases that still exist; one that was deleted must not stop every later evaluation.
     """
     since = _now() - timedelta(days=days)
     known = [
         (move.map_at_10, number, move.to_release)
         for number, move in enumerate(history(engine))
         if move.to_release is not None and move.map_at_10 is not None and move.at >= since
+        if among is None or move.to_release in among
     ]
     return max(known)[2] if known else None
 
@@ -283,7 +287,7 @@ def finish_attempt(engine: Engine, *, run_id: str, outcome: str) -> None:
 
 def last_attempt(engine: Engine) -> Attempt | None:
     """The training that was started last, whatever became of it."""
-    with engine.connect() as connection:
+    with read_only(engine) as connection:
         row = (
             connection.execute(
                 select(AttemptRow.__table__).order_by(AttemptRow.started_at.desc(), AttemptRow.run_id.desc()).limit(1)

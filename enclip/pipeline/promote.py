@@ -91,9 +91,7 @@ def reconcile(platform: Promoting) -> Promotion | None:
 
 def previous_release(platform: Promoting) -> int | None:
     """The last champion with another ensemble than the present one, if the registry still has it."""
-    with platform.database.connect() as connection:
-        made = ledger.moves(connection)
-    return _first_existing(platform.registry, ledger.previous_of(made))
+    return _first_existing(platform.registry, ledger.previous_of(ledger.history(platform.database)))
 
 
 def set_challenger(platform: Promoting, release: int) -> None:

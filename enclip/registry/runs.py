@@ -16,6 +16,8 @@ def open_run(
     connection: Connection, run_id: str, kind: str, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> str:
     """The MLflow run of `run_id`, made on first use; opened again, it runs again and gains what is new."""
+    if commit := tags.get("git_commit"):
+        tags = {**tags, "mlflow.source.git.commit": commit}  # the name under which MLflow's pages show it
     return _one_run(
         connection,
         where=f"tags.`{RUN_ID}` = {quoted(run_id)} and tags.`{KIND}` = {quoted(kind)}",

@@ -98,6 +98,15 @@ def test_the_best_of_the_year_forgets_what_is_older(engine: Engine) -> None:
         connection.execute(text("UPDATE promotions SET at = :at WHERE to_release = 1"), {"at": long_ago})
     assert ledger.best_promoted_since(engine, days=365) == 4
     assert ledger.best_promoted_since(engine, days=500) == 1
+    assert ledger.best_promoted_since(engine, days=365, among={1, 2, 3}) == 3
+    assert ledger.best_promoted_since(engine, days=365, among=set()) is None
+
+
+def test_reading_does_not_wait_for_a_promotion_in_progress(engine: Engine) -> None:
+    move(engine, 1, "a")
+    with ledger.locked(engine, "champion"):
+        assert [made.to_release for made in ledger.history(engine)] == [1]
+        assert ledger.last_attempt(engine) is None
 
 
 def test_the_last_attempt_counts_whatever_became_of_it(engine: Engine) -> None:
