@@ -101,13 +101,18 @@ def _base_evaluation(
 
 def _best_of_year(platform: Platform, plan: Plan, version: int) -> int | None:
     """The best release promoted in the last year, where it is neither champion nor challenger."""
-    best = best_promoted_since(platform.database, days=YEAR_DAYS)
+    existing = {release.version for release in platform.registry.releases()}
+    best = best_promoted_since(platform.database, days=YEAR_DAYS, among=existing)
     return None if best in (plan.parent_release, version) else best
 
 
 def _new_categories(platform: Platform, plan: Plan, products: Products) -> tuple[str, ...]:
-    """Categories that the champion's snapshot does not have."""
-    if plan.parent_release is None:
+    """Categories that the champion's snapshot does not have, for a retraining.
+
+    A refresh has the champion's own models: for them nothing can be better or worse than before, and
+    new products must not wait for a person to be found.
+    """
+    if plan.parent_release is None or plan.kind == "refresh":
         return ()
     before = load_snapshot(platform.blobs, platform.registry.release_manifest(plan.parent_release).snapshot)
     return tuple(sorted(set(products.category) - set(before.category) - {""}))

@@ -45,6 +45,7 @@ def decide(platform: Platform, run_id: str) -> GateStep:
                     "kind": plan.kind,
                     "snapshot": plan.snapshot,
                 },
+                metrics=figures_of_release(evaluation),
                 description=description,
                 artifacts=Path(report),
             )
@@ -54,12 +55,20 @@ def decide(platform: Platform, run_id: str) -> GateStep:
     return step
 
 
+def figures_of_release(evaluation: EvaluationStep) -> dict[str, float]:
+    """MLflow metrics of a release: mAP@10 on *gate*, by kind of query and by category."""
+    figures = {"gate_map_at_10": evaluation.mean("challenger")}
+    figures |= {f"gate_map_at_10_{kind.value}": evaluation.mean("challenger", kind=kind) for kind in QueryKind}
+    figures |= {f"gate_map_at_10/{name}": value for name, value in evaluation.by_category.items()}
+    return {name: value for name, value in figures.items() if value is not None}
+
+
 def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvidence:
     """The evaluation as the comparisons that the gates look at.
 
     Overall comparisons are over the headline's queries. A category is judged over its headline and type
-    queries; those with too few are pooled by master category, and the name queries of all of them
-    make one more pool.
+    queries; those with too few are shown as insufficient and pooled by master category, and the name
+    queries of all of them make one more pool.
     """
     queries = evaluation.queries
     headline = [query.kind is evaluation.headline for query in queries]
@@ -104,7 +113,7 @@ def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvi
         best_of_year=against("best of the year", headline, policy.margin),
         base=against("base", headline, 0.0),
         best_member=against("best member", headline, policy.margin),
-        categories=_present({name: within({name}, attribute) for name in sorted(set(counts) - small)}),
+        categories=_present({name: within({name}, attribute) for name in sorted(counts)}),
         pooled=_present(pools),
         new_categories=new,
         overfit_gap=evaluation.overfit_gap,

@@ -3,6 +3,7 @@
 from enclip.catalog.snapshot import take_snapshot
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
+from enclip.pipeline.promote import reconcile
 from enclip.pipeline.runs import ChoiceStep, Origin, Plan, RunFolder, remember_last
 from enclip.pipeline.snapshot import git_commit, lock_sha256
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
@@ -22,6 +23,7 @@ def prepare(platform: Platform, run_id: str, *, shards: int = 1, dag_id: str = "
         remember_last(platform.blobs, run_id)
         return known
     with folder.timed("snapshot"):
+        reconcile(platform)
         champion = platform.registry.alias("champion")
         if champion is None:
             raise ConfigError("There is no champion to refresh.", remedy="Run `enclip retrain` first.")

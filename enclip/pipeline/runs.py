@@ -19,6 +19,7 @@ from enclip.release import Candidate, Member
 
 RecordType = TypeVar("RecordType", bound="Record")
 LAST = "runs/last"
+COMMANDS = {"plan": "snapshot", "release": "cluster", "evaluation": "evaluate"}  # where a step and its record differ
 VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
 
 
@@ -218,7 +219,8 @@ class RunFolder:
         """The record of a step. Raises ConfigError where that step has not run yet."""
         if not self._blobs.exists(self._key(step)):
             raise ConfigError(
-                f"Run {self.run_id} has no {step} record.", remedy=f"Run `enclip {step} --run {self.run_id}` first."
+                f"Run {self.run_id} has no {step} record.",
+                remedy=f"Run `enclip {COMMANDS.get(step, step)} --run {self.run_id}` first.",
             )
         return kind.model_validate_json(self._blobs.get(self._key(step)))
 

@@ -8,6 +8,7 @@ from enclip.catalog.snapshot import take_snapshot
 from enclip.errors import ConfigError
 from enclip.ledger import start_attempt
 from enclip.pipeline.platform import Platform
+from enclip.pipeline.promote import reconcile
 from enclip.pipeline.runs import Origin, Plan, RunFolder, remember_last
 from enclip.recipes import RetrainRecipe
 
@@ -43,6 +44,7 @@ def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str 
                 remedy=f"Known categories: {', '.join(sorted(set(products.category)))[:400]}.",
             )
         snapshot = take_snapshot(platform.catalog, platform.blobs)
+        reconcile(platform)
         champion = platform.registry.alias("champion")
         base_source, base_version = "", None
         if recipe.train.base == "champion":

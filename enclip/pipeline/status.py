@@ -4,13 +4,14 @@ from typing import Any
 
 from enclip.ledger import last_promotion_to
 from enclip.pipeline.platform import Platform
-from enclip.pipeline.promote import previous_release
+from enclip.pipeline.promote import previous_release, reconcile
 from enclip.pipeline.runs import EvaluationStep, RunFolder
 from enclip.release import Manifest
 
 
 def read_status(platform: Platform) -> dict[str, Any]:
     """`{"champion", "challenger", "previous", "catalog", "tracking_uri"}`; champion is None before the first one."""
+    reconcile(platform)
     aliases = platform.registry.aliases()
     champion = aliases.get("champion")
     counts = platform.catalog.counts()

@@ -133,7 +133,7 @@ class AirflowApi:
             detail = self.log_tail(dag_id, dag_run_id, failed) if failed else ""
             raise AirflowError(
                 f"Run {dag_run_id} of {dag_id} failed{f' at {failed.task_id}' if failed else ''}.",
-                remedy=f"Clear the task at {self.url}/dags/{dag_id} after reading its log:\n{detail}",
+                remedy=f"Mend the cause and clear the task in Airflow, or start again. Its log ends:\n{detail}",
             )
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
