@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_models import draw_shapes, small_clip
 
 from enclip.models.clip import ClipModel
 from enclip.models.training import TrainingData
+
+from .small_models import draw_shapes, small_clip
 
 
 @pytest.fixture

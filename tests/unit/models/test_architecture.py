@@ -2,11 +2,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from small_models import SMALL
 
 from enclip.errors import WeightsError
 from enclip.models.architecture import Architecture, TokenizerSpec, build_module, build_tokenizer
 from enclip.models.bases import TINY, packaged
+
+from .small_models import SMALL
 
 
 def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone():

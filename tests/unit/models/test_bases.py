@@ -6,12 +6,13 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_models import CPU, SMALL, small_clip
 
 from enclip.errors import WeightsError
 from enclip.models.bases import load_base
 from enclip.models.checkpoint import load_checkpoint, save_checkpoint
 from enclip.models.clip import ClipEncoder
+
+from .small_models import CPU, SMALL, small_clip
 
 
 def test_tiny_needs_no_download_and_follows_its_seed():

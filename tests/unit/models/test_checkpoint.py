@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_models import CPU, small_clip
 
 from enclip.errors import WeightsError
 from enclip.models.checkpoint import CARD, WEIGHTS, load_checkpoint, read_card, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.release import file_sha256
+
+from .small_models import CPU, small_clip
 
 
 def test_what_is_saved_comes_back(tmp_path: Path, clip: ClipModel, pixels: NDArray[np.uint8]):

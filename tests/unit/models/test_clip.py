@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from small_models import CPU
 
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
 from enclip.models.pixels import prepare
+
+from .small_models import CPU
 
 TEXTS = ["red bars", "", "Ünïcode ✓", "word " * 200]
 

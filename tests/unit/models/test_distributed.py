@@ -3,10 +3,11 @@ import sys
 import time
 
 import pytest
-from small_models import CPU
 
 from enclip.errors import TrainingError
 from enclip.models.distributed import Ranks, current, from_first, joined
+
+from .small_models import CPU
 
 
 def test_without_torchrun_a_process_is_alone():

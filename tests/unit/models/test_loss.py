@@ -1,30 +1,18 @@
-import multiprocessing as mp
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn import functional
 
 from enclip.models.captions import truth
 from enclip.models.loss import Batch, contrastive_loss, similarities, target
 
-
-def _batch(size: int, captions: int, *, seed: int, values: int = 3, dim: int = 6) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    key_BT = torch.randint(0, values, (size, 4), generator=generator)
-    template_C = torch.randint(0, 4, (size * captions,), generator=generator)
-    return Batch(
-        image_BD=functional.normalize(torch.randn(size, dim, generator=generator), dim=1),
-        text_CD=functional.normalize(torch.randn(size * captions, dim, generator=generator), dim=1),
-        key_BT=key_BT,
-        template_C=template_C,
-        key_C=key_BT.repeat_interleave(captions, 0)[torch.arange(size * captions), template_C],
-    )
+from .loss_in_ranks import loss_and_gradients, make_batch
 
 
 def _slow_softmax(batch: Batch, scale: float) -> float:
@@ -57,7 +45,7 @@ def _slow_sigmoid(batch: Batch, scale: float, bias: float) -> float:
 @given(st.integers(2, 8), st.integers(1, 2), st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
 def test_both_losses_equal_their_definition(size: int, captions: int, seed: int):
-    batch = _batch(size, captions, seed=seed)
+    batch = make_batch(size, captions, seed=seed)
     scale, bias = torch.tensor(7.0), torch.tensor(-2.0)
     softmax = contrastive_loss(batch, scale=scale, bias=bias, kind="softmax")
     assert float(softmax) == pytest.approx(_slow_softmax(batch, 7.0), rel=1e-4)
@@ -68,7 +56,7 @@ def test_both_losses_equal_their_definition(size: int, captions: int, seed: int)
 def test_with_one_true_caption_each_softmax_is_clips_loss():
     from open_clip.loss import ClipLoss
 
-    batch = _distinct(_batch(6, 1, seed=1))
+    batch = _distinct(make_batch(6, 1, seed=1))
     scale = torch.tensor(10.0)
     ours = contrastive_loss(batch, scale=scale, bias=None, kind="softmax")
     theirs = ClipLoss()(batch.image_BD, batch.text_CD, scale)
@@ -78,7 +66,7 @@ def test_with_one_true_caption_each_softmax_is_clips_loss():
 def test_with_one_true_caption_each_sigmoid_is_siglips_loss():
     from open_clip.loss import SigLipLoss
 
-    batch = _distinct(_batch(6, 1, seed=1))
+    batch = _distinct(make_batch(6, 1, seed=1))
     scale, bias = torch.tensor(10.0), torch.tensor(-10.0)
     ours = contrastive_loss(batch, scale=scale, bias=bias, kind="sigmoid")
     theirs = SigLipLoss()(batch.image_BD, batch.text_CD, scale, bias)
@@ -115,13 +103,13 @@ def test_a_true_caption_of_another_product_is_no_negative():
 
 
 def test_target_is_the_twin_of_truth():
-    batch = _batch(7, 2, seed=4)
+    batch = make_batch(7, 2, seed=4)
     expected = truth(batch.key_BT.numpy(), batch.template_C.numpy(), batch.key_C.numpy())
     assert np.array_equal(target(batch.key_BT, batch.template_C, batch.key_C).numpy(), expected)
 
 
 def test_similarities_are_means_over_true_and_untrue_pairs():
-    batch = _batch(5, 2, seed=2)
+    batch = make_batch(5, 2, seed=2)
     cosine = (batch.image_BD @ batch.text_CD.T).numpy()
     true = target(batch.key_BT, batch.template_C, batch.key_C).numpy().astype(bool)
     assert similarities(batch) == pytest.approx((cosine[true].mean(), cosine[~true].mean()), abs=1e-6)
@@ -129,15 +117,11 @@ def test_similarities_are_means_over_true_and_untrue_pairs():
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_two_processes_compute_the_loss_and_the_gradients_of_one(tmp_path: Path, kind: str):
-    whole = _batch(8, 2, seed=3)
-    loss, gradients = _loss_and_gradients(whole, kind)
-    context = mp.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(rank, 2, str(tmp_path), kind)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=120)
-        assert worker.exitcode == 0
+    whole = make_batch(8, 2, seed=3)
+    loss, gradients = loss_and_gradients(whole, kind)
+    script = Path(__file__).parent / "loss_in_ranks.py"
+    workers = [subprocess.Popen([sys.executable, script, tmp_path, str(rank), kind]) for rank in range(2)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert float(torch.stack([part["loss"] for part in parts]).mean()) == pytest.approx(float(loss), rel=1e-5)
     for name in ("image", "text"):
@@ -147,33 +131,6 @@ def test_two_processes_compute_the_loss_and_the_gradients_of_one(tmp_path: Path,
     torch.testing.assert_close(
         torch.stack([part["scale"] for part in parts]).mean(), gradients["scale"], rtol=1e-4, atol=1e-6
     )
-
-
-def _loss_and_gradients(batch: Batch, kind: str) -> tuple[Tensor, dict[str, Tensor]]:
-    image_BD, text_CD = batch.image_BD.requires_grad_(), batch.text_CD.requires_grad_()
-    scale = torch.tensor(5.0, requires_grad=True)
-    loss = contrastive_loss(batch, scale=scale, bias=torch.tensor(-1.0), kind=kind)
-    loss.backward()
-    return loss.detach(), {"image": image_BD.grad, "text": text_CD.grad, "scale": scale.grad}
-
-
-def _worker(rank: int, world_size: int, folder: str, kind: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-    whole = _batch(8, 2, seed=3)
-    own, captions = slice(rank * 4, rank * 4 + 4), slice(rank * 8, rank * 8 + 8)
-    part = Batch(
-        image_BD=whole.image_BD[own].clone(),
-        text_CD=whole.text_CD[captions].clone(),
-        key_BT=whole.key_BT[own],
-        template_C=whole.template_C[captions],
-        key_C=whole.key_C[captions],
-    )
-    loss, gradients = _loss_and_gradients(part, kind)
-    alone = contrastive_loss(part, scale=torch.tensor(5.0), bias=torch.tensor(-1.0), kind=kind, alone=True)
-    assert not torch.allclose(alone, loss)
-    torch.save({"loss": loss, **gradients}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def _distinct(batch: Batch) -> Batch:

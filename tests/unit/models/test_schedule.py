@@ -2,10 +2,11 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from small_models import small_clip
 
 from enclip.models.schedule import learning_rate, peak_learning_rate
 from enclip.recipes import TrainRecipe
+
+from .small_models import small_clip
 
 
 def _rates(recipe: TrainRecipe, steps: int = 100) -> list[float]:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import CPU, small_clip
 from torch import nn
 
 from enclip.errors import WeightsError
@@ -12,6 +11,8 @@ from enclip.models.clip import ClipModel
 from enclip.models.pixels import prepare
 from enclip.models.soup import average_checkpoints
 from enclip.models.training import TrainingData
+
+from .small_models import CPU, small_clip
 
 
 def test_parameters_are_the_weighted_mean(tmp_path: Path, shapes: TrainingData):

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_models import CPU, draw_shapes, small_clip
 
 from enclip.errors import TrainingError
 from enclip.models.checkpoint import WEIGHTS, load_checkpoint, read_card
 from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.models.training import EpochResult, Progress, TrainingData, fit
 from enclip.recipes import TrainRecipe
+
+from .small_models import CPU, draw_shapes, small_clip
 
 RECIPE = TrainRecipe(epochs=2, batch_size=24, device="cpu")
 
