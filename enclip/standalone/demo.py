@@ -23,7 +23,7 @@ from enclip.standalone.processes import Stopped, free_port, require_free_port, s
 from enclip.standalone.up import RunningPlatform, platform_running
 
 DAGS = frozenset({"ingest_catalog", "retrain", "refresh_index"})
-DRAWN_FIRST, DRAWN_LATER, SEED = 320, 60, 0
+DRAWN_FIRST, DRAWN_LATER, SEED = 560, 80, 0
 # Enough to learn what is drawn, and no more: the catalog is small, so an epoch is short.
 DRAWN_RECIPE = {"epochs": 8, "instances": 2}
 PARSE_TIMEOUT_S = 120.0

@@ -13,7 +13,7 @@ from enclip.cli.recipe import recipe_from
 from enclip.errors import ConfigError
 from enclip.recipes import TrainRecipe
 
-COMMANDS = [
+COMMANDS = (
     "ingest",
     "draw",
     "search",
@@ -33,7 +33,7 @@ COMMANDS = [
     "report",
     "up",
     "demo",
-]
+)
 
 
 def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
