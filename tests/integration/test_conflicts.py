@@ -1,0 +1,123 @@
+"""Nobody's update is lost (D13): a champion that changes while a run is under way."""
+
+from pathlib import Path
+
+import pytest
+
+from enclip.catalog.drawn import draw_catalog
+from enclip.config import Settings
+from enclip.pipeline.changed import should_refresh, should_retrain
+from enclip.pipeline.choose import choose
+from enclip.pipeline.cluster import build
+from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.evaluate import evaluate_run
+from enclip.pipeline.gate import decide
+from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.open_release import open_release
+from enclip.pipeline.platform import Platform, open_platform
+from enclip.pipeline.promote import promote_by_hand
+from enclip.pipeline.promote_run import promote_run
+from enclip.pipeline.refresh import prepare
+from enclip.pipeline.runs import GateStep
+from enclip.pipeline.snapshot import take
+from enclip.pipeline.train import train
+from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
+
+pytestmark = pytest.mark.slow
+
+# These tests are about who may move the alias, not about quality: every gate is wide open.
+OPEN = GatePolicy(margin=2, category_margin=2, floor=0, max_overfit=2, max_search_ratio=100, max_memory_ratio=100)
+RECIPE = RetrainRecipe(
+    train=TrainRecipe(epochs=3, instances=1),
+    release=ReleaseRecipe(min_members=2, max_members=2, cluster_counts=(8,), pulls=(0.0, 0.2)),
+    gate=OPEN,
+)
+
+
+def finish(platform: Platform, run_id: str) -> GateStep:
+    """Embed to gate; nothing is promoted."""
+    for task in plan_embedding(platform, run_id):
+        embed(platform, run_id, member=task.member, shard=task.shard)
+    build(platform, run_id)
+    evaluate_run(platform, run_id)
+    return decide(platform, run_id)
+
+
+def retrained(platform: Platform, run_id: str) -> GateStep:
+    """A retraining up to its gate."""
+    take(platform, run_id, RECIPE)
+    train(platform, run_id, environment={})
+    choose(platform, run_id)
+    return finish(platform, run_id)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    """160 products and a first release as champion."""
+    home = tmp_path_factory.mktemp("conflicts")
+    opened = open_platform(Settings(ENCLIP_HOME=home / "enclip", MLFLOW_TRACKING_URI="", ENCLIP_DATABASE_URL=""))
+    ingest_source(opened, str(draw_catalog(home / "first", num_products=160, seed=1)))
+    assert should_retrain(opened)
+    retrained(opened, "first")
+    promote_by_hand(opened, 1)
+    assert not should_retrain(opened)
+    assert not should_refresh(opened)
+    return opened
+
+
+def test_a_run_s_steps_run_again_give_the_same_release(platform: Platform) -> None:
+    before = [release.version for release in platform.registry.releases()]
+
+    again = finish(platform, "first")
+
+    assert again.release == 1
+    assert [release.version for release in platform.registry.releases()] == before
+
+
+def test_a_retrained_ensemble_is_rebased_onto_the_catalog_that_a_refresh_has_published(
+    platform: Platform, tmp_path: Path
+) -> None:
+    gate = retrained(platform, "second")
+    ingest_source(platform, str(draw_catalog(tmp_path / "later", num_products=20, seed=1, start=160)))
+    assert should_refresh(platform)
+    prepare(platform, "refresh-a")
+    finish(platform, "refresh-a")
+    refreshed = promote_run(platform, "refresh-a", approved=True)
+    assert refreshed.promoted
+
+    step = promote_run(platform, "second", approved=True)
+
+    champion = platform.registry.alias("champion")
+    assert step.promoted
+    assert champion == step.release
+    assert step.release not in (gate.release, refreshed.release)
+    rebased = open_release(platform, step.release, encoders=False)
+    assert len(rebased.products) == 180
+    assert rebased.manifest.ensemble_key == platform.registry.release_manifest(gate.release).ensemble_key
+    assert rebased.manifest.parent_release == refreshed.release
+    assert not should_refresh(platform)
+
+
+def test_a_stale_refresh_is_thrown_away(platform: Platform, tmp_path: Path) -> None:
+    ingest_source(platform, str(draw_catalog(tmp_path / "newest", num_products=10, seed=1, start=180)))
+    prepare(platform, "refresh-b")
+    finish(platform, "refresh-b")
+    promote_by_hand(platform, 1)
+
+    step = promote_run(platform, "refresh-b", approved=True)
+
+    assert not step.promoted
+    assert "Thrown away" in step.summary
+    assert platform.registry.alias("champion") == 1
+
+
+def test_a_refresh_embeds_only_what_is_new(platform: Platform) -> None:
+    prepare(platform, "refresh-c")
+
+    steps = [
+        embed(platform, "refresh-c", member=task.member, shard=task.shard)
+        for task in plan_embedding(platform, "refresh-c")
+    ]
+
+    assert {step.num_images for step in steps} == {190}
+    assert all(step.num_images - step.num_reused <= 30 for step in steps)
