@@ -109,7 +109,7 @@ def test_of_the_training_record_later_tasks_get_the_essentials(dag_files: Mappin
         EpochVersion(number, f"models:/m-{number}", "r", 0, number, "w", "i", 128, value)
         for number, value in enumerate((0.1, 0.5, 0.4))
     )
-    step = TrainStep(epochs=epochs, pixel_side=80, device="cpu", images_per_s=123.4)
+    step = TrainStep(epochs=epochs, pixel_side=80, device="cpu", batch_size=64, images_per_s=123.4)
     assert dag_files["retrain"].summary_of(step.model_dump_json()) == {
         "num_epochs": 3,
         "best": {"version": 1, "instance": 0, "epoch": 1, "map_at_10": 0.5},
