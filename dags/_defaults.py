@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import (
     Asset,
@@ -15,6 +15,7 @@ from airflow.sdk import (
     RetryRule,
     get_current_context,
 )
+from airflow.sdk.exceptions import AirflowSkipException
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
@@ -114,6 +115,12 @@ def this_run() -> str:
     Pulled and not passed as an argument: the graph then shows the order of the work alone.
     """
     return str(get_current_context()["task_instance"].xcom_pull(task_ids=FIRST_TASK))
+
+
+def skip(reason: str) -> NoReturn:
+    """End this task as skipped, and say why in its log; Airflow keeps an exception's words to itself."""
+    log.warning(reason)
+    raise AirflowSkipException(reason)
 
 
 def open_platform() -> "Platform":

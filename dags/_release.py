@@ -7,10 +7,9 @@ so that any task can be cleared and run again. The alias moves in the last task 
 from datetime import timedelta
 from typing import Any
 
-from _defaults import link_now, open_platform, this_run
+from _defaults import link_now, open_platform, skip, this_run
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
-from airflow.sdk import TriggerRule, get_current_context, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import Context, TriggerRule, get_current_context, task
 
 APPROVE, REJECT = "Approve", "Reject"
 ANSWER_WITHIN = timedelta(days=7)
@@ -27,13 +26,24 @@ ASKING = """{{ ti.xcom_pull(task_ids='gate')['summary'] }}
 Without an answer within seven days the release is not promoted."""
 
 
+class Approval(HITLBranchOperator):
+    """A question with two answers that remembers who gave which; a branch by itself returns nothing."""
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Goes on after the answer, or after the time for one."""
+        by = (event.get("responded_by_user") or {}).get("name", "nobody in time")
+        chosen = (event.get("chosen_options") or [REJECT])[0]
+        context["task_instance"].xcom_push(key="answer", value={"chosen": chosen, "by": by})
+        return super().execute_complete(context, event)
+
+
 def release_tasks() -> list[Any]:
     """The tasks from the chosen ensemble to the alias, wired; the first of them is to come after the rest."""
     shards = plan_embedding()
     embedded = embed.expand_kwargs(shards)
     built, evaluated, gated = build(), evaluate(), gate()
     routed = route()
-    asked = HITLBranchOperator(
+    asked = Approval(
         task_id="approval",
         subject="Promote release {{ ti.xcom_pull(task_ids='gate')['release'] }} to champion?",
         body=ASKING,
@@ -42,7 +52,8 @@ def release_tasks() -> list[Any]:
         defaults=[REJECT],
         response_timeout=ANSWER_WITHIN,
         execution_timeout=None,
-        retries=0,
+        # Airflow fails the task if the answer comes in the second in which it starts to wait; it asks again.
+        retries=2,
     )
     promoted, refused = promote(), not_promoted()
     embedded >> built >> evaluated >> gated >> routed >> [asked, promoted, refused]
@@ -113,10 +124,12 @@ def promote() -> dict[str, Any]:
     """Move the alias `champion`, if the champion is still the one that was measured against."""
     from enclip.pipeline.promote_run import promote_run
 
-    answer = _pulled("approval")
-    step = promote_run(open_platform(), this_run(), approved=answer is not None, reason=_approval_of(answer))
+    answer = _answer()
+    step = promote_run(
+        open_platform(), this_run(), approved=answer.get("chosen") == APPROVE, reason=_sentence_of(answer)
+    )
     if not step.promoted:
-        raise AirflowSkipException(step.summary)
+        skip(step.summary)
     return step.model_dump(mode="json")
 
 
@@ -125,25 +138,21 @@ def not_promoted() -> None:
     """The run ends here, green and skipped, with the reasons; the champion stays."""
     from enclip.pipeline.promote_run import promote_run
 
-    reason = _approval_of(_pulled("approval"))
+    reason = _sentence_of(_answer())
     step = promote_run(open_platform(), this_run(), approved=False, reason=reason)
-    raise AirflowSkipException(f"Not promoted. {step.summary} {reason}".strip())
+    skip(f"Not promoted. {step.summary} {reason}".strip())
 
 
 def _decision() -> dict[str, Any]:
     """What `gate` has returned."""
-    decision: dict[str, Any] = _pulled("gate")
+    decision: dict[str, Any] = get_current_context()["task_instance"].xcom_pull(task_ids="gate")
     return decision
 
 
-def _approval_of(answer: dict[str, Any] | None) -> str:
-    """Who answered what; "" where nobody was asked."""
-    if answer is None:
-        return ""
-    by = (answer["responded_by_user"] or {}).get("name", "nobody in time")
-    return f"{answer['chosen_options'][0]}: {by}, in Airflow."
+def _answer() -> dict[str, str]:
+    """Who chose what; empty where nobody was asked."""
+    return get_current_context()["task_instance"].xcom_pull(task_ids="approval", key="answer") or {}
 
 
-def _pulled(task_id: str) -> Any:
-    """What a task of this run has returned, or None."""
-    return get_current_context()["task_instance"].xcom_pull(task_ids=task_id)
+def _sentence_of(answer: dict[str, str]) -> str:
+    return f"{answer['chosen']}: {answer['by']}, in Airflow." if answer else ""

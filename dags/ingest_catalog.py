@@ -16,9 +16,8 @@ what there is to do.
 
 from typing import Any
 
-from _defaults import CATALOG, TAGS, TASK_DEFAULTS, open_platform
+from _defaults import CATALOG, TAGS, TASK_DEFAULTS, open_platform, skip
 from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 SHOWN_REJECTIONS = 20
 
@@ -67,7 +66,7 @@ def ingest() -> dict[str, Any]:
     platform = open_platform()
     source = params["source"] or platform.settings.catalog_source
     if not source:
-        raise AirflowSkipException("No source: set ENCLIP_CATALOG_SOURCE, or trigger with one.")
+        skip("No source: set ENCLIP_CATALOG_SOURCE, or trigger with one.")
     report = ingest_source(
         platform,
         source,

@@ -1,7 +1,7 @@
 """Bytes by key: a folder by default, an S3 bucket by URL. A key is written whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from enclip.errors import StoreError
 
 Answer = TypeVar("Answer")
+TEMPORARY = ".tmp-"  # begins the name of a file that is still being written
 
 
 class Blobs(Protocol):
@@ -84,7 +85,7 @@ class FileBlobs:
             return
         for path in sorted(folder.rglob("*")):
             key = path.relative_to(self._root).as_posix()
-            if path.is_file() and key.startswith(prefix) and not path.name.startswith(".tmp-"):
+            if path.is_file() and key.startswith(prefix) and not path.name.startswith(TEMPORARY):
                 yield key
 
 
@@ -168,13 +169,13 @@ def s3_client(endpoint_url: str = "") -> Any:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file by temporary name and rename; a crash leaves the old file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

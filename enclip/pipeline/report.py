@@ -11,12 +11,14 @@ import numpy as np
 from enclip.blobs import write_whole
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.evaluation.intervals import paired_bootstrap
+from enclip.evaluation.metrics import evaluate
 from enclip.evaluation.report import markdown_table
 from enclip.pipeline.measure import measure_release
 from enclip.pipeline.members import load_member
+from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder, TrainStep
-from enclip.pipeline.validate import Validator
+from enclip.pipeline.validate import DEPTH, Validator
 from enclip.records import EpochVersion, Floats, QueryKind, Split
 
 
@@ -58,6 +60,7 @@ def write_report(
     measured = {label: _by_kind(gate, scores) for label, scores in systems.items()}
     for label, system in {"chosen release": "challenger", "the same without clusters": "without clusters"}.items():
         measured[label] = {kind: _queries_of(evaluation, system, kind) for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)}
+    measured |= _pulled(platform, evaluation.release, plan, gate)
     figures = {
         "run_id": run_id,
         "release": evaluation.release,
@@ -76,7 +79,11 @@ def write_report(
             for label, kinds in measured.items()
         },
         "ensemble_gain_over_best_epoch": _gain(measured, "the same without clusters", "best epoch (chosen on select)"),
-        "clusters_gain": _gain(measured, "chosen release", "the same without clusters"),
+        "clusters_gain": {
+            label: _gain(measured, label, "the same without clusters")
+            for label in measured
+            if "clusters, pull" in label
+        },
         "by_category": measure_release(platform, evaluation.release)["categories"],
         "search_ratio": evaluation.search_ratio,
         "memory_ratio": evaluation.memory_ratio,
@@ -89,6 +96,23 @@ def write_report(
     write_whole(paths[0], (json.dumps(figures, indent=2) + "\n").encode())
     write_whole(paths[1], _markdown(figures, name).encode())
     return paths
+
+
+def _pulled(platform: Platform, release: int, plan: Plan, gate: Validator) -> dict[str, dict[QueryKind, list[float]]]:
+    """The release with its clusters at every pull that was tried on *select*, whatever was chosen."""
+    opened = open_release(platform, release)
+    blocks = opened.encode_texts(gate.texts)
+    allowed = opened.products.split == Split.GATE
+    found = {}
+    for pull in plan.recipe.release.pulls:
+        rankings = opened.searcher.with_pull(pull).search(blocks, k=DEPTH, allowed=allowed)
+        results = evaluate(gate.queries, rankings).results
+        chosen = " (chosen on select)" if pull == opened.searcher.pull else ""
+        found[f"{opened.searcher.clusters.count} clusters, pull {pull:g}{chosen}"] = {
+            kind: [result.ap_at_10 for result in results if result.kind is kind]
+            for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)
+        }
+    return found
 
 
 def _last_epochs(epochs: list[EpochVersion], count: int) -> list[EpochVersion]:
@@ -141,7 +165,7 @@ def _markdown(figures: dict[str, Any], name: str) -> str:
         f"Release {figures['release']}: base `{figures['base']}`, {figures['num_products']} products, "
         f"{figures['num_gate_products']} of them in *gate* (the gallery of every figure here, image-only). "
         f"{figures['machine']}.\n",
-        "Made by `enclip ingest PATH`, `enclip retrain` and `enclip report`.\n",
+        "Made by `make demo CATALOG=path` and `enclip report`; tasks for several members overlap.\n",
         "## Systems, mAP@10\n",
         markdown_table(
             ("system", "specific", "queries", "type", "queries"),
@@ -165,7 +189,10 @@ def _markdown(figures: dict[str, Any], name: str) -> str:
             ("difference", "queries", "mean", "low", "high"),
             [
                 (label, kind, value["mean"], value["low"], value["high"])
-                for label, gains in (("ensemble − best epoch", gain), ("clusters on − off", clusters))
+                for label, gains in [
+                    ("ensemble − best epoch", gain),
+                    *((f"{label} − off", values) for label, values in clusters.items()),
+                ]
                 for kind, value in gains.items()
             ],
         ),

@@ -57,7 +57,7 @@ def log_epoch(
         folder,
         kind=names.CHECKPOINT,
         # The UI's charts label a bar by the model's name, so the name says which epoch it is.
-        name=names.model_name(f"{run_id}-i{instance}-e{epoch:02d}"),
+        name=names.model_name(f"i{instance}-e{epoch:02d}-{run_id}"),
         mlflow_run_id=child,
         step=epoch,
         params={**parent.data.params, "instance": instance, "epoch": epoch},

@@ -47,7 +47,7 @@ def log_release(connection: Connection, mlflow_run_id: str, folder: Path, manife
         connection,
         folder,
         kind=names.RELEASE,
-        name=names.model_name(f"{manifest.run_id}-release"),
+        name=names.model_name(f"release-{manifest.run_id}"),
         mlflow_run_id=mlflow_run_id,
         step=0,
         params={

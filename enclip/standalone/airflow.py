@@ -58,6 +58,8 @@ def environment(
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "15",
+        # A task whose process died with an earlier `enclip up` goes on after this, not after five minutes.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         **environment_of(settings.model_copy(update={"airflow_url": url, "mlflow_url": mlflow_url})),
         # The tasks' `enclip` and the components' `airflow` are those of this environment.

@@ -51,35 +51,35 @@ class AirflowApi:
     def ensure_pool(self, name: str, *, slots: int, description: str) -> None:
         """Create a pool; one that exists keeps the slots that a person may have given it."""
         try:
-            self._call("GET", f"/pools/{name}")
+            self.call("GET", f"/pools/{name}")
         except AirflowError:
-            self._call("POST", "/pools", {"name": name, "slots": slots, "description": description})
+            self.call("POST", "/pools", {"name": name, "slots": slots, "description": description})
 
     def dag_ids(self) -> frozenset[str]:
         """DAGs that have been parsed."""
-        return frozenset(dag["dag_id"] for dag in self._call("GET", "/dags?limit=100")["dags"])
+        return frozenset(dag["dag_id"] for dag in self.call("GET", "/dags?limit=100")["dags"])
 
     def import_errors(self) -> list[str]:
         """What went wrong in reading DAG files."""
-        return [str(error["stack_trace"]) for error in self._call("GET", "/importErrors")["import_errors"]]
+        return [str(error["stack_trace"]) for error in self.call("GET", "/importErrors")["import_errors"]]
 
     def pause(self, dag_id: str, paused: bool) -> None:
         """Hold a DAG's runs, or let them go."""
-        self._call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": paused})
+        self.call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": paused})
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
         """Start a run with a filled-in form; its id. Raises AirflowError with the schema's message for a bad form."""
-        answer = self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
+        answer = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
         return str(answer["dag_run_id"])
 
     def run_state(self, dag_id: str, dag_run_id: str) -> str:
         """queued, running, success or failed."""
-        return str(self._call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(dag_run_id)}")["state"])
+        return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(dag_run_id)}")["state"])
 
     def tasks(self, dag_id: str, dag_run_id: str) -> list[TaskState]:
         """The run's task instances, in the order in which they started; waiting ones last."""
         path = f"/dags/{dag_id}/dagRuns/{_quoted(dag_run_id)}/taskInstances?limit=200"
-        found = self._call("GET", path)["task_instances"]
+        found = self.call("GET", path)["task_instances"]
         found.sort(key=lambda task: (task["start_date"] or "~", task["map_index"]))
         return [
             TaskState(
@@ -96,7 +96,7 @@ class AirflowApi:
         """What a task returned, as JSON values; None where it returned nothing."""
         path = f"/dags/{dag_id}/dagRuns/{_quoted(dag_run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         try:
-            value = self._call("GET", path)["value"]
+            value = self.call("GET", path)["value"]
         except AirflowError:
             return None
         return json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
@@ -104,8 +104,8 @@ class AirflowApi:
     def log_tail(self, dag_id: str, dag_run_id: str, task: TaskState, *, lines: int = 15) -> str:
         """The last lines of a task's latest try."""
         path = f"/dags/{dag_id}/dagRuns/{_quoted(dag_run_id)}/taskInstances/{task.task_id}"
-        tries = self._call("GET", f"{path}/{task.map_index}" if task.map_index >= 0 else path)["try_number"]
-        answer = self._call("GET", f"{path}/logs/{tries}?map_index={task.map_index}&full_content=true")
+        tries = self.call("GET", f"{path}/{task.map_index}" if task.map_index >= 0 else path)["try_number"]
+        answer = self.call("GET", f"{path}/logs/{tries}?map_index={task.map_index}&full_content=true")
         content = answer["content"]
         shown = [line.get("event", "") if isinstance(line, dict) else str(line) for line in content]
         return "\n".join(shown[-lines:])
@@ -113,7 +113,7 @@ class AirflowApi:
     def approve(self, dag_id: str, dag_run_id: str, task_id: str, *, choice: str = "Approve") -> None:
         """Answer a task that waits for a person."""
         path = f"/dags/{dag_id}/dagRuns/{_quoted(dag_run_id)}/taskInstances/{task_id}/-1/hitlDetails"
-        self._call("PATCH", path, {"chosen_options": [choice], "params_input": {}})
+        self.call("PATCH", path, {"chosen_options": [choice], "params_input": {}})
 
     def follow(self, dag_id: str, dag_run_id: str, *, poll_s: float = 1.0) -> Iterator[list[TaskState]]:
         """The run's tasks again and again until it has ended.
@@ -136,7 +136,8 @@ class AirflowApi:
                 remedy=f"Mend the cause and clear the task in Airflow, or start again. Its log ends:\n{detail}",
             )
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Any request below /api/v2; the answer's JSON. Raises AirflowError with what Airflow says."""
         for attempt in range(2):
             if not self._token:
                 self._token = str(self._send("POST", "/auth/token", self._login)["access_token"])
