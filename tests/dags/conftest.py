@@ -1,7 +1,6 @@
 """Airflow for DAG tests: a home of its own, and the DAG files as modules."""
 
 import importlib
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,15 +31,14 @@ def dag_files(airflow_env: Mapping[str, str]) -> Iterator[dict[str, ModuleType]]
     database: declaring a DAG needs neither.
     """
     environment = {**airflow_env, "_AIRFLOW__AS_LIBRARY": "1"}
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
+    with pytest.MonkeyPatch.context() as patch:
+        # For the import alone: left in the environment it would cripple every Airflow started later.
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.syspath_prepend(str(DAGS))
+        modules = {name: importlib.import_module(name) for name in NAMES}
     sys.path.insert(0, str(DAGS))
     try:
-        yield {name: importlib.import_module(name) for name in NAMES}
+        yield modules
     finally:
         sys.path.remove(str(DAGS))
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
