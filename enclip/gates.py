@@ -119,7 +119,7 @@ class Threshold:
         value, bound = self.value(evidence), self.bound(policy)
         if value is None:
             if self.missing is not None:
-                yield GateResult(self.name, self.missing, None, bound, f"{self.asks} It could not be measured.")
+                yield GateResult(self.name, self.missing, None, bound, f"{self.asks} It was not measured.")
             return
         verdict: Verdict = "pass" if self.passes(value, bound) else "fail"
         yield GateResult(self.name, verdict, value, bound, self.says.format(value=value, bound=bound))

@@ -47,8 +47,10 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
         systems = {
             "challenger": measure(searcher, blocks, queries, allowed=is_gate).evaluation,
             "without clusters": measure(searcher, blocks, queries, allowed=is_gate, use_clusters=False).evaluation,
-            "best member": measure(searcher.member(best), [blocks[best]], queries, allowed=is_gate).evaluation,
         }
+        if plan.kind == "retrain":  # a refresh brings no model that could be judged
+            alone = measure(searcher.member(best), [blocks[best]], queries, allowed=is_gate)
+            systems["best member"] = alone.evaluation
         if choice.base is not None:
             systems["base"] = _base_evaluation(platform, plan, choice.base, products, is_gate, queries)
         others = {"champion": plan.parent_release, "best of the year": _best_of_year(platform, plan, version)}
@@ -63,7 +65,9 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             queries=_rows(queries, products),
             systems={name: _values(evaluation) for name, evaluation in systems.items()},
             new_categories=_new_categories(platform, plan, products),
-            overfit_gap=_overfit_gap(challenger, products, is_gate, systems["challenger"]),
+            overfit_gap=(
+                _overfit_gap(challenger, products, is_gate, systems["challenger"]) if plan.kind == "retrain" else None
+            ),
             **_cost(searcher, searcher.member(best), blocks, best),
         )
         folder.write("evaluation", step)
