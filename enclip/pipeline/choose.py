@@ -16,7 +16,6 @@ from enclip.records import EpochVersion, Floats, Split
 from enclip.release import Candidate, Member
 from enclip.retrieval.selection import greedy_weights
 
-
 STRONG = 0.8  # of the best checkpoint's mAP@10 on select: what greedy selection may draw on
 
 
