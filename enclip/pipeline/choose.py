@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import TrainingError
@@ -15,8 +14,6 @@ from enclip.recipes import ReleaseRecipe
 from enclip.records import EpochVersion, Floats, Split
 from enclip.release import Candidate, Member
 from enclip.retrieval.selection import greedy_weights
-
-STRONG = 0.8  # of the best checkpoint's mAP@10 on select: what greedy selection may draw on
 
 
 def choose(platform: Platform, run_id: str) -> ChoiceStep:
@@ -77,12 +74,8 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
     most = max(fewest, min(recipe.max_members, len(pool)))
     weightings: dict[str, Floats] = {"best epoch": _one_hot(best, len(pool))}
     weightings["uniform last epochs"] = _uniform(_latest(pool, most), len(pool))
-    strong = _strong(alone, fewest)
-    greedy, _ = greedy_weights(
-        [score_MQN[row] for row in strong], select.quality, min_members=fewest, max_members=min(most, len(strong))
-    )
-    weightings["greedy"] = np.zeros(len(pool), dtype=np.float32)
-    weightings["greedy"][strong] = greedy
+    greedy, _ = greedy_weights(score_MQN, select.quality, min_members=fewest, max_members=most)
+    weightings["greedy"] = greedy
     candidates = [
         (name, weights, select.quality(_weighted(score_MQN, weights))) for name, weights in weightings.items()
     ]
@@ -107,15 +100,6 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
             f"among ensembles of {fewest} to {most} members out of {len(pool)} checkpoints."
         ),
     )
-
-
-def _strong(alone: NDArray[np.float64], fewest: int) -> list[int]:
-    """Rows of the checkpoints that are good by themselves, and in any case the best few.
-
-    With few queries on *select*, a weak checkpoint can look useful by chance.
-    """
-    order = sorted(range(len(alone)), key=lambda row: (-alone[row], row))
-    return [row for place, row in enumerate(order) if place < fewest or alone[row] >= STRONG * alone.max()]
 
 
 def _latest(pool: Sequence[Member], most: int) -> list[int]:
