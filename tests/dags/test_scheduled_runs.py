@@ -24,9 +24,9 @@ from enclip.standalone.up import RunningPlatform, platform_running
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DAG_IDS = ("ingest_catalog", "retrain", "refresh_index")
-SMALL = {"epochs": 4, "instances": 1, "max_members": 1, "strictness": "lenient"}
+SMALL = {"epochs": 3, "instances": 1, "max_members": 1, "strictness": "lenient"}
 ASKED_WITHIN_S = 600
-PERSON_TAKES_S = 12
+PERSON_TAKES_S = 8
 
 
 @dataclass
@@ -96,8 +96,8 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("scheduled")
-    draw_catalog(folder / "first", num_products=300, seed=0)
-    draw_catalog(folder / "second", num_products=20, seed=0, start=300)
+    draw_catalog(folder / "first", num_products=260, seed=0)
+    draw_catalog(folder / "second", num_products=20, seed=0, start=260)
     settings = Settings(home=folder / "home")
     with (
         open(folder / "console", "w") as output,
@@ -125,7 +125,7 @@ def test_ingest_announces_a_change_and_only_a_change(world: World) -> None:
     assert first == {"ingest": "success", "changed": "success", "announce": "success"}
     assert again == {"ingest": "success", "changed": "success", "announce": "skipped"}
     events = world.api.call("GET", "/assets/events")["asset_events"]
-    assert [event["extra"]["accepted"] for event in events] == [300]
+    assert [event["extra"]["accepted"] for event in events] == [260]
 
 
 def test_a_run_without_a_source_is_skipped_not_failed(world: World) -> None:
@@ -224,7 +224,7 @@ def test_new_products_refresh_the_index_by_themselves(world: World) -> None:
     manifest = world.platform.registry.release_manifest(world.champion() or 0)
     assert world.champion() != champion
     assert manifest.kind == "refresh"
-    assert manifest.num_products == 320
+    assert manifest.num_products == 280
 
 
 def test_an_event_without_a_change_does_nothing(world: World) -> None:
