@@ -20,7 +20,7 @@ from enclip.standalone import outcome
 from enclip.standalone.airflow_api import AirflowApi
 from enclip.standalone.follow_runs import run_dag
 from enclip.standalone.processes import Stopped, free_port, require_free_port, stop_signals
-from enclip.standalone.up import RunningPlatform, platform_running
+from enclip.standalone.up import RunningPlatform, only_one, platform_running
 
 DAGS = frozenset({"ingest_catalog", "retrain", "refresh_index"})
 DRAWN_FIRST, DRAWN_LATER, SEED = 560, 80, 0
@@ -55,8 +55,8 @@ def run_demo(
     """
     console = console or Console()
     start = time.monotonic()
+    batches = own_batch(settings, catalog, console) if catalog else drawn_batches(settings)
     platform = open_platform(settings)
-    batches = _own_batch(platform, catalog) if catalog else _drawn_batches(platform)
     with stop_signals():
         try:
             with platform_running(
@@ -125,44 +125,69 @@ def _main_job(
         console.print(f"More of what was found: {results.absolute()}", highlight=False, soft_wrap=True)
 
 
-def _drawn_batches(platform: Platform) -> list[str]:
+def drawn_batches(settings: Settings) -> list[str]:
     """Two drawn folders in the home. Raises ConfigError where the home holds another catalog."""
-    first, later = _drawn_folders(platform)
-    others = platform.catalog.counts().live - len(_drawn_ids(platform))
-    if others > 0:
+    _, others = _holdings(settings)
+    if others:
         raise ConfigError(
-            f"ENCLIP_HOME {platform.settings.home} holds {others} products of yours; drawn ones would mix with them.",
+            f"ENCLIP_HOME {settings.home} holds {others} products of yours; drawn ones would mix with them.",
             remedy="Set ENCLIP_HOME to another folder, or run the demo on your catalog with --catalog PATH.",
         )
+    first, later = _drawn_folders(settings)
     draw_catalog(first, num_products=DRAWN_FIRST, seed=SEED)
     draw_catalog(later, num_products=DRAWN_LATER, seed=SEED, start=DRAWN_FIRST)
     return [str(first), str(later)]
 
 
-def _own_batch(platform: Platform, catalog: str) -> list[str]:
-    """The user's source, absolute; products that an earlier demo drew are withdrawn."""
+def own_batch(settings: Settings, catalog: str, console: Console) -> list[str]:
+    """The user's source, absolute. A home in which a demo has drawn its catalog is set aside, not mixed in.
+
+    Raises:
+        ConfigError: the folder does not exist, or the drawn state cannot be set aside.
+    """
     source = catalog
     if not catalog.startswith(("s3://", "hf:")):
         path = Path(catalog).expanduser().absolute()
         if not path.exists():
             raise ConfigError(f"There is no catalog at {path}.", remedy="Name a folder with styles.csv and images/.")
         source = str(path)
-    platform.catalog.withdraw(_drawn_ids(platform))
+    drawn, others = _holdings(settings)
+    if drawn and not others:
+        # A champion of drawn things would be what the user's first release is measured against.
+        console.print(f"The drawn demo's state now lies in {_set_aside(settings)}.", highlight=False, soft_wrap=True)
     return [source]
 
 
-def _drawn_folders(platform: Platform) -> tuple[Path, Path]:
-    folder = platform.settings.home / "demo"
+def _set_aside(settings: Settings) -> Path:
+    """Rename the home; where it lies now."""
+    if settings.database_url or settings.store_url or settings.mlflow_tracking_uri:
+        raise ConfigError(
+            "The database holds a demo's drawn catalog, and only embedded state can be set aside.",
+            remedy="Name another ENCLIP_DATABASE_URL, ENCLIP_STORE_URL and MLFLOW_TRACKING_URI.",
+        )
+    number = 1
+    while (target := settings.home.with_name(f"{settings.home.name}-drawn-{number}")).exists():
+        number += 1
+    with only_one(settings):
+        settings.home.rename(target)
+    return target
+
+
+def _drawn_folders(settings: Settings) -> tuple[Path, Path]:
+    folder = settings.home / "demo"
     return folder / "first", folder / "later"
 
 
-def _drawn_ids(platform: Platform) -> list[str]:
-    """Live products that a demo has drawn."""
-    return [
-        product.product_id
-        for folder in _drawn_folders(platform)
-        for product in platform.catalog.carried_by(str(folder.resolve()))
-    ]
+def _holdings(settings: Settings) -> tuple[int, int]:
+    """Live products that a demo has drawn, and other live ones."""
+    platform = open_platform(settings)
+    try:
+        drawn = sum(
+            1 for folder in _drawn_folders(settings) for _ in platform.catalog.carried_by(str(folder.resolve()))
+        )
+        return drawn, platform.catalog.counts().live - drawn
+    finally:
+        platform.database.dispose()
 
 
 def _usable(port: int, option: str) -> int:

@@ -1,11 +1,13 @@
 """A DAG run in the terminal, task by task, until it has ended."""
 
 import time
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from enclip.standalone.airflow_api import AirflowApi, TaskState
@@ -18,6 +20,7 @@ MARKS = {
     "skipped": "[dim]·[/]",
     "running": "[cyan]▶[/]",
     "up_for_retry": "[yellow]↻[/]",
+    "awaiting_input": "[yellow]?[/]",
 }
 OVER = frozenset({"success", "failed", "skipped", "upstream_failed"})
 
@@ -37,14 +40,19 @@ def run_dag(
     api.pause(dag_id, False)
     start = time.monotonic()
     shown = _Shown(title, console)
+    asked = False
     try:
         with shown:
             for tasks in api.follow(dag_id, dag_run_id):
                 processes.check()
                 shown.update(tasks)
+                if not asked and any(task.state == "awaiting_input" for task in tasks):
+                    asked = True
+                    where = f"{api.url}/dags/{dag_id}/runs/{urllib.parse.quote(dag_run_id, safe='')}/required_actions"
+                    console.print(f"  [yellow]?[/] The gates ask a person; answer at {where}", soft_wrap=True)
     finally:
         api.pause(dag_id, True)
-    console.print(f"[green]✓[/] {title} [dim]({time.monotonic() - start:.0f} s)[/]")
+    console.print(f"[green]✓[/] {escape(title)} [dim]({time.monotonic() - start:.0f} s)[/]")
     return dag_run_id
 
 
@@ -62,7 +70,7 @@ class _Shown:
         if self._live:
             self._live.start()
         else:
-            self._console.print(f"{self._title} …")
+            self._console.print(f"{escape(self._title)} …")
 
     def __exit__(self, *_error: object) -> None:
         if self._live:
@@ -78,13 +86,13 @@ class _Shown:
             if task.state in OVER and key not in self._told:
                 self._told.add(key)
                 if task.state != "skipped":
-                    self._console.print(f"  {MARKS[task.state]} {_name(task)} [dim]{task.duration_s:.1f} s[/]")
+                    self._console.print(f"  {MARKS[task.state]} {escape(_name(task))} [dim]{task.duration_s:.1f} s[/]")
 
     def _table(self, tasks: list[TaskState]) -> Table:
-        table = Table(title=self._title, title_justify="left", box=None, show_header=False, padding=(0, 1))
+        table = Table(title=escape(self._title), title_justify="left", box=None, show_header=False, padding=(0, 1))
         for task in tasks:
             state = task.state or "waits"
-            table.add_row(MARKS.get(state, " "), _name(task), state, f"{self._seconds(task):.0f} s")
+            table.add_row(MARKS.get(state, " "), escape(_name(task)), state, f"{self._seconds(task):.0f} s")
         return table
 
     def _seconds(self, task: TaskState) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from enclip.pipeline.runs import EvaluationStep, GateStep
@@ -35,7 +36,7 @@ def show_figures(console: Console, evaluation: EvaluationStep) -> None:
     for column in ("category", "mAP@10", "queries", "relevant"):
         table.add_column(column, justify="left" if column == "category" else "right")
     for name, row in summary["categories"].items():
-        table.add_row(name, _figure(row["map_at_10"]), str(row["num_queries"]), str(row["num_relevant"]))
+        table.add_row(escape(name), _figure(row["map_at_10"]), str(row["num_queries"]), str(row["num_relevant"]))
     console.print(table)
 
 
@@ -45,7 +46,7 @@ def show_gates(console: Console, gate: GateStep) -> None:
     for column in ("gate", "verdict", "reason"):
         table.add_column(column)
     for row in gate.results:
-        table.add_row(row.gate, f"[{VERDICTS[row.verdict]}]{row.verdict}[/]", row.reason)
+        table.add_row(escape(row.gate), f"[{VERDICTS[row.verdict]}]{row.verdict}[/]", escape(row.reason))
     console.print(table)
     console.print(gate.summary, markup=False)
 
@@ -93,13 +94,14 @@ def ready_release(search_url: str) -> int | None:
 
 def show_answer(console: Console, text: str, answer: dict[str, Any]) -> None:
     """One search as a table."""
-    title = f"“{text}”: release {answer['release']}, {answer['took_ms']:.0f} ms"
+    title = f"“{escape(text)}”: release {answer['release']}, {answer['took_ms']:.0f} ms"
     table = Table(title=title, title_justify="left")
     for column in ("", "product", "name", "category", "colour", "score"):
         table.add_column(column)
     for place, hit in enumerate(answer["results"], 1):
         score = _figure(hit["score"])
-        table.add_row(str(place), hit["product_id"], hit["name"], hit["category"], hit["colour"], score)
+        words = [escape(hit[name]) for name in ("product_id", "name", "category", "colour")]
+        table.add_row(str(place), *words, score)
     console.print(table)
 
 

@@ -89,7 +89,7 @@ def platform_running(
     env = airflow.environment(settings, port=airflow_port, mlflow_url=mlflow_url, unpaused=unpaused)
     password = airflow.password(settings)
     api = AirflowApi(airflow_url, user=airflow.USER, password=password)
-    with _only_one(settings), Processes() as processes, console.status("Starting …") as status:
+    with only_one(settings), Processes() as processes, console.status("Starting …") as status:
         if own_mlflow:
             processes.start(mlflow.server(settings, port=mlflow_port or 0))
         status.update("Preparing Airflow's database …")
@@ -121,8 +121,8 @@ def search(settings: Settings, *, port: int) -> Service:
 
 
 @contextlib.contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
-    """Hold the home's lock; the kernel lets go of it however this process ends."""
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold the home's lock; the kernel lets go of it however this process ends. Raises ConfigError."""
     settings.home.mkdir(parents=True, exist_ok=True)
     with open(settings.home / "up.lock", "w") as lock:
         try:
