@@ -99,7 +99,11 @@ def password(settings: Settings) -> str:
         known = json.loads(file.read_text())[USER]
     except (OSError, ValueError, KeyError):
         known = secrets.token_urlsafe(12)
+        # Airflow keeps its signing keys in this folder too.
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.chmod(0o700)
         write_whole(file, (json.dumps({USER: known}) + "\n").encode())
+        file.chmod(0o600)
     return str(known)
 
 

@@ -60,7 +60,7 @@ def test_a_service_whose_guard_is_killed_does_not_get_lost(tmp_path: Path) -> No
     before = family()
     with Processes() as processes:
         processes.start(service(tmp_path, "import time; time.sleep(600)"))
-        (guard,) = set(psutil.Process().children()) - before
+        (guard,) = (family() - before) & set(psutil.Process().children())
         processes.wait_until(lambda: bool(guard.children()), what="the service", timeout_s=20)
         child = guard.children()[0]
         guard.kill()

@@ -49,6 +49,7 @@ def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path
         ]
     )
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700  # Airflow's signing keys lie here as well
 
 
 def test_a_damaged_password_file_is_replaced(tmp_path: Path) -> None:
