@@ -75,8 +75,10 @@ def run_demo(
                 _main_job(platform, services, console, batches=batches, drawn=not catalog, results=results)
                 for dag_id in DAGS:
                     services.api.pause(dag_id, False)  # `enclip up` goes on from here by itself
-        except Stopped:
-            raise EnclipError("The demo was stopped; nothing is left running.", remedy="Run it again.") from None
+        except Stopped as stopped:
+            raise EnclipError(
+                f"The demo was stopped by {stopped}; nothing is left running.", remedy="Run it again."
+            ) from None
     console.print(f"Done in {time.monotonic() - start:.0f} s. Nothing is left running.", highlight=False)
     console.print("`make up` (or `enclip up`) opens Airflow, MLflow and the search page on what was made.")
 
