@@ -93,7 +93,6 @@ def recipe_of(params: dict[str, Any]) -> RetrainRecipe:
         ),
         release=ReleaseRecipe(
             max_members=params["max_members"],
-            min_members=min(params["max_members"], ReleaseRecipe.model_fields["min_members"].default),
         ),
         gate=GatePolicy.named(params["strictness"], require_approval=params["require_approval"]),
     )

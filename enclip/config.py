@@ -12,11 +12,12 @@ PathFromEnv = Annotated[Path, NoDecode]
 class Settings(BaseSettings):
     """Locations and credentials. Everything has an embedded default under `home`.
 
-    Each field is read from the variable of its alias; entry points call `Settings()` and pass the
+    Each field is read from the variable of its alias, and never from one of its own name: HOME is not
+    ours. Entry points call `Settings()` and pass the
     result on, so that nothing below them looks at the environment.
     """
 
-    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(
         Path(".enclip"),

@@ -60,8 +60,13 @@ class TrainRecipe(Recipe):
 class ReleaseRecipe(Recipe):
     """How members, clusters and the index are chosen on *select*."""
 
-    min_members: int = Field(2, ge=1, le=32, description="Fewest members of the ensemble.")
+    min_members: int = Field(
+        2, ge=1, le=32, description="Fewest checkpoints of an ensemble; a soup counts as what it averages."
+    )
     max_members: int = Field(5, ge=1, le=32, description="Most members of the ensemble.")
+    soup_epochs: int = Field(
+        3, ge=0, le=32, description="Last epochs of an instance averaged into a soup, as one more candidate; 0: none."
+    )
     use_champion: bool = Field(True, description="Offer the champion's members as candidates too.")
     cluster_counts: tuple[int, ...] = Field(
         (), description="Numbers of clusters to try; none: a grid that follows the catalog's size."

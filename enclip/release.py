@@ -21,8 +21,17 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Ingredient(_Frozen):
+    """A checkpoint that a soup averages."""
+
+    version: int = Field(description="Version of the registered model enclip-epoch.")
+    instance: int
+    epoch: int
+    weight: float = Field(description="Share of the mean; the weights of a soup sum to 1.")
+
+
 class Member(_Frozen):
-    """A checkpoint in an ensemble."""
+    """A checkpoint in an ensemble, or a soup of several."""
 
     version: int = Field(description="Version of the registered model enclip-epoch.")
     source: str = Field(description="models:/m-… of the LoggedModel behind it.")
@@ -33,6 +42,13 @@ class Member(_Frozen):
     init_id: str = Field(description="Initialisation and architecture; equal ids may be averaged in weight space.")
     dim: int
     pixel_side: int
+    ingredients: tuple[Ingredient, ...] = Field((), description="What a soup was averaged from; none: no soup.")
+
+    @property
+    def checkpoints(self) -> tuple[Ingredient, ...]:
+        """The trained epochs behind it, with their shares of it: a soup's ingredients, else itself."""
+        alone = Ingredient(version=self.version, instance=self.instance, epoch=self.epoch, weight=1.0)
+        return self.ingredients or (alone,)
 
 
 class Candidate(_Frozen):
@@ -78,6 +94,16 @@ class Manifest(_Frozen):
     git_commit: str = ""
     lock_sha256: str = ""
     files: dict[str, FileEntry] = Field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> tuple[Ingredient, ...]:
+        """The trained epochs behind the release, each once, with their share of it; the heaviest first."""
+        shares: dict[int, Ingredient] = {}
+        for member in self.members:
+            for part in member.checkpoints:
+                before = shares[part.version].weight if part.version in shares else 0.0
+                shares[part.version] = part.model_copy(update={"weight": before + member.weight * part.weight})
+        return tuple(sorted(shares.values(), key=lambda part: (-part.weight, part.version)))
 
     @property
     def ensemble_key(self) -> tuple[tuple[str, float], ...]:

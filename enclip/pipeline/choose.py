@@ -1,4 +1,4 @@
-"""Choose the ensemble on *select*: best epoch, uniform last epochs, greedy over all there are."""
+"""Choose the ensemble on *select*: best epoch, soups, uniform last epochs, greedy over all there are."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,11 @@ from enclip.errors import TrainingError
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, RunFolder, TrainStep
+from enclip.pipeline.soups import cook, member_of
+from enclip.pipeline.train import training_rows
 from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
-from enclip.records import EpochVersion, Floats, Split
+from enclip.records import Floats, Split
 from enclip.release import Candidate, Member
 from enclip.retrieval.selection import greedy_weights
 
@@ -19,7 +21,8 @@ from enclip.retrieval.selection import greedy_weights
 def choose(platform: Platform, run_id: str) -> ChoiceStep:
     """Pick members and weights by mAP@10 on *select*; nothing of *gate* is looked at.
 
-    Candidates are every epoch of the run and, where the recipe says so, the champion's members.
+    Candidates are every epoch of the run, soups of its last epochs and, where the recipe says so, the
+    champion's members.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, trained = folder.read("plan", Plan), folder.read("train", TrainStep)
@@ -34,17 +37,24 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot
             )
             score_MQN.append(select.scores(model, pixels))
+        own_pixels = pixel_map(
+            products, platform.blobs, side=trained.pixel_side, scratch=platform.scratch, digest=plan.snapshot
+        )
+        rows = training_rows(products, plan.recipe.train)
+        for soup, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
+            pool.append(soup)
+            score_MQN.append(scores)
         step = _best(pool, score_MQN, select, plan.recipe.release)
         base = next((epoch for epoch in trained.epochs if epoch.epoch == 0), None)
         if base is not None:
-            step = step.model_copy(update={"base": _member(base, trained.pixel_side)})
+            step = step.model_copy(update={"base": member_of(base, trained.pixel_side)})
         folder.write("choose", step)
     return step
 
 
 def _pool(platform: Platform, plan: Plan, trained: TrainStep) -> list[Member]:
     """Candidate members, each checkpoint once; the untuned base is not one of them."""
-    pool = {epoch.weights_sha256: _member(epoch, trained.pixel_side) for epoch in trained.epochs if epoch.epoch > 0}
+    pool = {epoch.weights_sha256: member_of(epoch, trained.pixel_side) for epoch in trained.epochs if epoch.epoch > 0}
     if plan.recipe.release.use_champion and plan.parent_release is not None:
         for member in platform.registry.release_manifest(plan.parent_release).members:
             pool.setdefault(member.weights_sha256, member)
@@ -53,33 +63,27 @@ def _pool(platform: Platform, plan: Plan, trained: TrainStep) -> list[Member]:
     return list(pool.values())
 
 
-def _member(epoch: EpochVersion, pixel_side: int) -> Member:
-    return Member(
-        version=epoch.version,
-        source=epoch.source,
-        instance=epoch.instance,
-        epoch=epoch.epoch,
-        weight=1.0,
-        weights_sha256=epoch.weights_sha256,
-        init_id=epoch.init_id,
-        dim=epoch.dim,
-        pixel_side=pixel_side,
-    )
-
-
 def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator, recipe: ReleaseRecipe) -> ChoiceStep:
     alone = np.array([select.quality(score_QN) for score_QN in score_MQN])
-    best = int(alone.argmax())
-    fewest = min(recipe.min_members, len(pool))
-    most = max(fewest, min(recipe.max_members, len(pool)))
-    weightings: dict[str, Floats] = {"best epoch": _one_hot(best, len(pool))}
-    weightings["uniform last epochs"] = _uniform(_latest(pool, most), len(pool))
-    greedy, _ = greedy_weights(score_MQN, select.quality, min_members=fewest, max_members=most)
-    weightings["greedy"] = greedy
+    epochs = [row for row, member in enumerate(pool) if not member.ingredients]
+    soups = [row for row, member in enumerate(pool) if member.ingredients]
+    best = max(epochs, key=lambda row: alone[row])
+    fewest, most = min(recipe.min_members, len(epochs)), min(recipe.max_members, len(pool))
+    weightings = {
+        "best epoch": _uniform([best], len(pool)),
+        "uniform last epochs": _uniform(_latest(pool, epochs, most), len(pool)),
+        "greedy": greedy_weights(score_MQN, select.quality, min_members=min(fewest, most), max_members=most)[0],
+    }
+    if soups:
+        weightings["best soup"] = _uniform([max(soups, key=lambda row: alone[row])], len(pool))
     candidates = [
         (name, weights, select.quality(_weighted(score_MQN, weights))) for name, weights in weightings.items()
     ]
-    allowed = [candidate for candidate in candidates if fewest <= np.count_nonzero(candidate[1]) <= most]
+    cheap = [candidate for candidate in candidates if len(_used(candidate[1])) <= most]
+    # One member and no soup: fewer checkpoints than wished for are better than no release.
+    allowed = [
+        candidate for candidate in cheap if sum(len(pool[row].checkpoints) for row in _used(candidate[1])) >= fewest
+    ] or cheap
     name, weights, value = max(allowed, key=lambda candidate: candidate[2])
     rows = sorted(_used(weights), key=lambda row: (-weights[row], row))
     members = tuple(pool[row].model_copy(update={"weight": float(weights[row])}) for row in rows)
@@ -97,19 +101,15 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
         best_member=max(range(len(rows)), key=lambda index: alone[rows[index]]),
         chosen_because=(
             f"{name} has the highest mAP@10 on select ({value:.3f}; best epoch {alone[best]:.3f}) "
-            f"among ensembles of {fewest} to {most} members out of {len(pool)} checkpoints."
+            f"among ensembles of at least {fewest} checkpoints in at most {most} members, out of {len(epochs)} epochs "
+            f"and {len(soups)} soups."
         ),
     )
 
 
-def _latest(pool: Sequence[Member], most: int) -> list[int]:
-    """The last epochs, spread over the instances."""
-    order = sorted(range(len(pool)), key=lambda row: (-pool[row].epoch, pool[row].instance))
-    return order[:most]
-
-
-def _one_hot(row: int, length: int) -> Floats:
-    return _uniform([row], length)
+def _latest(pool: Sequence[Member], epochs: Sequence[int], most: int) -> list[int]:
+    """Rows of the last epochs, spread over the instances."""
+    return sorted(epochs, key=lambda row: (-pool[row].epoch, pool[row].instance))[:most]
 
 
 def _uniform(rows: Sequence[int], length: int) -> Floats:

@@ -15,7 +15,7 @@ from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import EvaluationStep, GateStep, Plan, RunFolder, TrainStep
 from enclip.records import QueryKind
-from enclip.release import Manifest
+from enclip.release import Manifest, Member
 
 
 def describe_release(platform: Platform, plan: Plan, evaluation: EvaluationStep, gate: GateStep, folder: Path) -> str:
@@ -38,8 +38,8 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         f"{manifest.chosen_because} Clusters: {manifest.clusters.count}, pull {manifest.clusters.pull:g}.\n",
         "### Members\n",
         markdown_table(
-            ("enclip-epoch version", "instance", "epoch", "weight"),
-            [(member.version, member.instance, member.epoch, member.weight) for member in manifest.members],
+            ("enclip-epoch version", "what", "weight"),
+            [(member.version, _what(member), member.weight) for member in manifest.members],
         ),
         "\n### mAP@10 on gate, image-only\n",
         markdown_table(
@@ -66,6 +66,12 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         markdown_table(("gate", "verdict", "reason"), [(row.gate, row.verdict, row.reason) for row in gate.results]),
     ]
     return "\n".join(parts)
+
+
+def _what(member: Member) -> str:
+    if member.ingredients:
+        return "soup of versions " + ", ".join(str(part.version) for part in member.ingredients)
+    return f"instance {member.instance}, epoch {member.epoch}"
 
 
 def _plots(platform: Platform, plan: Plan, evaluation: EvaluationStep, folder: Path) -> None:

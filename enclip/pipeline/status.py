@@ -30,8 +30,8 @@ def _champion(platform: Platform, release: int) -> dict[str, Any]:
     return {
         "release": release,
         "members": [
-            {"version": member.version, "instance": member.instance, "epoch": member.epoch, "weight": member.weight}
-            for member in manifest.members
+            {"version": part.version, "instance": part.instance, "epoch": part.epoch, "weight": part.weight}
+            for part in manifest.checkpoints
         ],
         "metrics": _metrics(platform, manifest),
         "snapshot": manifest.snapshot,

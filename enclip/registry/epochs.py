@@ -1,7 +1,7 @@
 """Epochs in the registry: each a LoggedModel with its step, metrics and dataset, and a version (D2)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ from enclip.records import EpochVersion
 from enclip.registry import names, runs
 from enclip.registry.connection import Connection
 from enclip.registry.packages import log_package, model_id_of
-from enclip.release import file_sha256
+from enclip.release import Ingredient, file_sha256
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 
-DESCRIPTION = "One fine-tuned epoch; epoch 0 is the base before fine-tuning. Weights are safetensors."
+DESCRIPTION = (
+    "One fine-tuned epoch, or a soup of several; epoch 0 is the base before fine-tuning. Weights are safetensors."
+)
 
 
 def log_epoch(
@@ -30,8 +32,9 @@ def log_epoch(
     num_products: int,
     base: str,
     parent_version: int | None,
+    ingredients: Sequence[Ingredient],
 ) -> EpochVersion:
-    """Log and register an epoch, or find it: the same weights of the same run are never logged twice."""
+    """Log and register an epoch or a soup, or find it: the same weights of the same run are never logged twice."""
     parent = connection.client.get_run(mlflow_run_id)
     run_id = parent.data.tags[names.RUN_ID]
     weights = file_sha256(folder / WEIGHTS_FILE)
@@ -39,7 +42,7 @@ def log_epoch(
         if (known.instance, known.epoch, known.weights_sha256) == (instance, epoch, weights):
             return known
     model = _model_facts(folder)
-    child = runs.open_instance(connection, mlflow_run_id, instance)
+    child = runs.open_instance(connection, mlflow_run_id, instance, kind="soup" if ingredients else "instance")
     tags = {
         names.RUN_ID: run_id,
         names.INSTANCE: str(instance),
@@ -52,12 +55,17 @@ def log_epoch(
     }
     if parent_version is not None:
         tags[names.PARENT_VERSION] = str(parent_version)
+    # The UI's charts label a bar by the model's name, so the name says which epoch it is.
+    name = f"i{instance}-e{epoch:02d}-{run_id}"
+    what = f"Epoch {epoch} of instance {instance}"
+    if ingredients:
+        tags[names.INGREDIENTS] = json.dumps({part.version: part.weight for part in ingredients})
+        name, what = f"soup-{name}", "Soup of versions " + ", ".join(str(part.version) for part in ingredients)
     model_id = _logged_before(connection, run_id, instance, epoch, weights) or log_package(
         connection,
         folder,
         kind=names.CHECKPOINT,
-        # The UI's charts label a bar by the model's name, so the name says which epoch it is.
-        name=names.model_name(f"i{instance}-e{epoch:02d}-{run_id}"),
+        name=names.model_name(name),
         mlflow_run_id=child,
         step=epoch,
         params={**parent.data.params, "instance": instance, "epoch": epoch},
@@ -73,13 +81,13 @@ def log_epoch(
         run_id=child,
         model_id=model_id,
         tags={**tags, names.MAP_AT_10: f"{map_at_10:.4f}"},
-        description=f"Epoch {epoch} of instance {instance} in `{run_id}`: mAP@10 {map_at_10:.4f} on *select*.",
+        description=f"{what} in `{run_id}`: mAP@10 {map_at_10:.4f} on *select*.",
     )
     return _record(version, names.finite(metrics))
 
 
 def epochs_of(connection: Connection, run_id: str) -> list[EpochVersion]:
-    """The run's epochs by instance and epoch, with their metrics. Trained again, the newest version counts."""
+    """The run's epochs by instance and epoch, with their metrics; no soups. Trained again, the newest counts."""
     metrics: dict[str, dict[str, float]] = {}
     for model in _all_pages(
         lambda token: connection.client.search_logged_models(
@@ -90,7 +98,7 @@ def epochs_of(connection: Connection, run_id: str) -> list[EpochVersion]:
     ):
         metrics[f"models:/{model.model_id}"] = {metric.key: metric.value for metric in model.metrics or []}
     newest: dict[tuple[int, int], EpochVersion] = {}
-    for epoch in sorted(_versions(connection, run_id, metrics), key=lambda epoch: epoch.version):
+    for epoch in sorted(_versions(connection, run_id, metrics, soups=False), key=lambda epoch: epoch.version):
         newest[epoch.instance, epoch.epoch] = epoch
     return [newest[key] for key in sorted(newest)]
 
@@ -108,11 +116,15 @@ def epoch_version(connection: Connection, version: int) -> EpochVersion:
 
 
 def _versions(
-    connection: Connection, run_id: str, metrics: Mapping[str, Mapping[str, float]] | None = None
+    connection: Connection, run_id: str, metrics: Mapping[str, Mapping[str, float]] | None = None, *, soups: bool = True
 ) -> list[EpochVersion]:
     where = f"name = '{names.EPOCH_MODEL}' and tags.`{names.RUN_ID}` = {names.quoted(run_id)}"
     found = _all_pages(lambda token: connection.client.search_model_versions(where, page_token=token))
-    return [_record(version, (metrics or {}).get(version.source, {})) for version in found]
+    return [
+        _record(version, (metrics or {}).get(version.source, {}))
+        for version in found
+        if soups or names.INGREDIENTS not in version.tags
+    ]
 
 
 def _model_facts(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ WEIGHTS = "enclip.weights_sha256"
 INIT_ID = "enclip.init_id"
 DIM = "enclip.dim"
 BASE = "enclip.base"
+INGREDIENTS = "enclip.ingredients"  # only of a soup
 PARENT_VERSION = "enclip.parent_version"
 CONTENT = "enclip.content"
 SNAPSHOT = "enclip.snapshot"

@@ -1,6 +1,6 @@
 """The registry as the rest of ENCLIP sees it: epochs, releases, aliases; MLflow stays behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from enclip.registry.epochs import WEIGHTS_FILE, epoch_version, epochs_of, log_e
 from enclip.registry.packages import fetch_package
 from enclip.registry.releases import ReleaseVersion
 from enclip.registry.runs import RunStatus
-from enclip.release import Manifest, file_sha256, read_manifest
+from enclip.release import Ingredient, Manifest, file_sha256, read_manifest
 
 
 class Registry:
@@ -90,8 +90,9 @@ class Registry:
         num_products: int,
         base: str = "",
         parent_version: int | None = None,
+        ingredients: Sequence[Ingredient] = (),
     ) -> EpochVersion:
-        """Register an epoch's checkpoint folder; called again with the same weights, the same version.
+        """Register an epoch's checkpoint folder, or a soup's; called again with the same weights, the same version.
 
         Args:
             mlflow_run_id: of the retraining; the instance gets a run of its own below it.
@@ -100,6 +101,7 @@ class Registry:
             snapshot: digest of the snapshot it was trained on, with `num_products` of its products.
             base: the base weights' name, for people.
             parent_version: the `enclip-epoch` version it was fine-tuned from, if it was one.
+            ingredients: what a soup was averaged from; its instance and epoch are those of the last of them.
         """
         with self._connection.asking(f"log epoch {epoch} in"):
             return log_epoch(
@@ -113,6 +115,7 @@ class Registry:
                 num_products=num_products,
                 base=base,
                 parent_version=parent_version,
+                ingredients=ingredients,
             )
 
     def epochs(self, run_id: str) -> list[EpochVersion]:

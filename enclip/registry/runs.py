@@ -27,13 +27,16 @@ def open_run(
     )
 
 
-def open_instance(connection: Connection, parent: str, instance: int) -> str:
-    """The run of one instance below a retraining's run."""
+def open_instance(
+    connection: Connection, parent: str, instance: int, *, kind: Literal["instance", "soup"] = "instance"
+) -> str:
+    """The run of one instance below a retraining's run, or that of its soup."""
     return _one_run(
         connection,
-        where=f"tags.`{PARENT_RUN}` = {quoted(parent)} and tags.`{INSTANCE}` = {quoted(str(instance))}",
-        name=f"instance {instance}",
-        tags={PARENT_RUN: parent, INSTANCE: str(instance), KIND: "instance"},
+        where=f"tags.`{PARENT_RUN}` = {quoted(parent)} and tags.`{INSTANCE}` = {quoted(str(instance))} "
+        f"and tags.`{KIND}` = {quoted(kind)}",
+        name=f"{kind} {instance}",
+        tags={PARENT_RUN: parent, INSTANCE: str(instance), KIND: kind},
         params={},
     )
 

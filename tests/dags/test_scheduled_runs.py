@@ -98,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("scheduled")
     draw_catalog(folder / "first", num_products=260, seed=0)
     draw_catalog(folder / "second", num_products=20, seed=0, start=260)
-    settings = Settings(home=folder / "home")
+    settings = Settings(ENCLIP_HOME=folder / "home")
     with (
         open(folder / "console", "w") as output,
         platform_running(

@@ -34,7 +34,7 @@ def shown(console: Console) -> str:
 
 
 def test_the_drawn_demo_does_not_mix_with_a_catalog_of_yours(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(ENCLIP_HOME=tmp_path / "home")
     ingested(settings, tmp_path / "mine")
     with pytest.raises(ConfigError, match="holds 24 products of yours"):
         demo.drawn_batches(settings)
@@ -42,7 +42,7 @@ def test_the_drawn_demo_does_not_mix_with_a_catalog_of_yours(tmp_path: Path) -> 
 
 
 def test_the_drawn_demo_runs_again_on_its_own_home(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(ENCLIP_HOME=tmp_path / "home")
     ingested(settings, tmp_path / "home" / "demo" / "first")
     first, later = demo.drawn_batches(settings)
     assert len((Path(first) / "styles.csv").read_text().splitlines()) == demo.DRAWN_FIRST + 1
@@ -52,7 +52,7 @@ def test_the_drawn_demo_runs_again_on_its_own_home(tmp_path: Path) -> None:
 
 
 def test_your_catalog_sets_a_drawn_home_aside_and_starts_anew(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(ENCLIP_HOME=tmp_path / "home")
     (tmp_path / "home-drawn-1").mkdir()
     ingested(settings, tmp_path / "home" / "demo" / "first")
     draw_catalog(tmp_path / "mine", num_products=1, seed=0)
@@ -66,7 +66,7 @@ def test_your_catalog_sets_a_drawn_home_aside_and_starts_anew(tmp_path: Path) ->
 
 
 def test_your_catalog_goes_on_in_a_home_of_yours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(ENCLIP_HOME=tmp_path / "home")
     ingested(settings, tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     assert demo.own_batch(settings, "mine", quiet()) == [str(tmp_path / "mine")]
@@ -75,7 +75,7 @@ def test_your_catalog_goes_on_in_a_home_of_yours(tmp_path: Path, monkeypatch: py
 
 
 def test_drawn_products_in_a_database_elsewhere_are_left_to_the_user(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home", database_url=f"sqlite:///{tmp_path}/other.db")
+    settings = Settings(ENCLIP_HOME=tmp_path / "home", ENCLIP_DATABASE_URL=f"sqlite:///{tmp_path}/other.db")
     ingested(settings, tmp_path / "home" / "demo" / "first")
     with pytest.raises(ConfigError, match="only embedded state can be set aside"):
         demo.own_batch(settings, str(tmp_path), quiet())
@@ -83,7 +83,7 @@ def test_drawn_products_in_a_database_elsewhere_are_left_to_the_user(tmp_path: P
 
 def test_a_catalog_that_does_not_exist_is_named_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"There is no catalog at .*nowhere"):
-        demo.run_demo(Settings(home=tmp_path / "home"), catalog=str(tmp_path / "nowhere"))
+        demo.run_demo(Settings(ENCLIP_HOME=tmp_path / "home"), catalog=str(tmp_path / "nowhere"))
     assert not (tmp_path / "home" / "logs").exists()
 
 

@@ -14,12 +14,12 @@ from enclip.standalone.environment import environment_of
 
 def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(
-        home=tmp_path / "home",
-        database_url="postgresql+psycopg2://enclip@db/enclip",
-        store_url="s3://bucket/prefix",
-        s3_endpoint_url="http://127.0.0.1:9000",
-        mlflow_tracking_uri="http://127.0.0.1:5001",
-        catalog_source="s3://shop/feed",
+        ENCLIP_HOME=tmp_path / "home",
+        ENCLIP_DATABASE_URL="postgresql+psycopg2://enclip@db/enclip",
+        ENCLIP_STORE_URL="s3://bucket/prefix",
+        ENCLIP_S3_ENDPOINT_URL="http://127.0.0.1:9000",
+        MLFLOW_TRACKING_URI="http://127.0.0.1:5001",
+        ENCLIP_CATALOG_SOURCE="s3://shop/feed",
     )
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
@@ -30,7 +30,7 @@ def test_a_store_in_a_relative_folder_is_the_same_folder_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert environment_of(Settings(store_url="blobs"))["ENCLIP_STORE_URL"] == str(tmp_path / "blobs")
+    assert environment_of(Settings(ENCLIP_STORE_URL="blobs"))["ENCLIP_STORE_URL"] == str(tmp_path / "blobs")
 
 
 def test_every_setting_is_handed_on() -> None:
@@ -38,11 +38,11 @@ def test_every_setting_is_handed_on() -> None:
 
 
 def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path)
+    settings = Settings(ENCLIP_HOME=tmp_path)
     password = airflow.password(settings)
     assert len(password) >= 12
     assert airflow.password(settings) == password
-    assert airflow.password(Settings(home=tmp_path / "other")) != password
+    assert airflow.password(Settings(ENCLIP_HOME=tmp_path / "other")) != password
     file = Path(
         airflow.environment(settings, port=8080, mlflow_url="", unpaused=True)[
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"
@@ -53,14 +53,14 @@ def test_the_password_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path
 
 
 def test_a_damaged_password_file_is_replaced(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path)
+    settings = Settings(ENCLIP_HOME=tmp_path)
     (tmp_path / "airflow").mkdir()
     (tmp_path / "airflow" / "passwords.json").write_text("{")
     assert airflow.password(settings) == airflow.password(settings)
 
 
 def test_airflow_keeps_to_its_home_and_the_loopback(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path)
+    settings = Settings(ENCLIP_HOME=tmp_path)
     env = airflow.environment(settings, port=18080, mlflow_url="http://127.0.0.1:15000", unpaused=False)
     assert env["AIRFLOW_HOME"] == str(tmp_path / "airflow")
     assert env["AIRFLOW__API__HOST"] == "127.0.0.1"
@@ -76,7 +76,7 @@ def test_airflow_keeps_to_its_home_and_the_loopback(tmp_path: Path) -> None:
 
 
 def test_tasks_find_the_programs_of_this_environment(tmp_path: Path) -> None:
-    env = airflow.environment(Settings(home=tmp_path), port=8080, mlflow_url="", unpaused=True)
+    env = airflow.environment(Settings(ENCLIP_HOME=tmp_path), port=8080, mlflow_url="", unpaused=True)
     first = Path(env["PATH"].split(os.pathsep)[0])
     assert (first / "enclip").exists()
     assert (first / "airflow").exists()
@@ -84,11 +84,11 @@ def test_tasks_find_the_programs_of_this_environment(tmp_path: Path) -> None:
 
 def test_without_a_checkout_there_are_no_dags_and_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"No DAGs in .*Run from a checkout"):
-        airflow.environment(Settings(home=tmp_path), port=8080, mlflow_url="", unpaused=True, dags=tmp_path)
+        airflow.environment(Settings(ENCLIP_HOME=tmp_path), port=8080, mlflow_url="", unpaused=True, dags=tmp_path)
 
 
 def test_mlflow_serves_the_embedded_store_on_the_loopback_without_pickles_or_telemetry(tmp_path: Path) -> None:
-    service = mlflow.server(Settings(home=tmp_path), port=15000)
+    service = mlflow.server(Settings(ENCLIP_HOME=tmp_path), port=15000)
     options = dict(zip(service.command, service.command[1:], strict=False))
     assert options["--host"] == "127.0.0.1"
     assert options["--backend-store-uri"] == f"sqlite:///{tmp_path}/mlflow.db"
