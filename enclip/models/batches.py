@@ -79,6 +79,11 @@ class Batches:
                 f"{ranks.world_size} process(es) need {2 * ranks.world_size}.",
                 remedy="Take in more products.",
             )
+        if self._captions.all_alike(self.rows):
+            raise TrainingError(
+                f"All {len(self.rows)} products have the same captions: there is nothing to tell apart.",
+                remedy="Take in names, or attributes that differ.",
+            )
 
     @property
     def per_epoch(self) -> int:

@@ -62,6 +62,10 @@ class Captions:
         usable: NDArray[np.bool_] = np.any(self.key_NT != UNKNOWN, axis=1)
         return usable
 
+    def all_alike(self, rows: Ints) -> bool:
+        """Whether every caption that can be drawn for one of these products is true of all of them."""
+        return bool((self.key_NT[rows] == self.key_NT[rows[:1]]).all())
+
     def draw(self, rows: Ints, random: np.random.Generator) -> Ints:
         """`template_B2`: two templates per product, its name and a random attribute caption.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from enclip.models.architecture import Architecture, Tokenizer
 from enclip.models.device import autocast
 from enclip.models.pixels import prepare
+from enclip.models.texts import encode_texts, without_padding
 from enclip.records import Floats
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -81,8 +82,9 @@ class ClipEncoder:
         return embed_pixels(self._model, pixels_BHWC, self._device, batch=self._batch)
 
     def _encode_tokens(self, tokens_BL: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast(self._device):
-            features: Tensor = self._model.module.encode_text(tokens_BL.to(self._device))  # type: ignore[operator]
+        # In float32: a query is short, and its embedding should not depend on which others it came with.
+        with torch.inference_mode():
+            features = encode_texts(self._model.module, without_padding(self._model.module, tokens_BL).to(self._device))
             return nn.functional.normalize(features.float(), dim=-1).cpu()
 
     @staticmethod

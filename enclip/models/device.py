@@ -42,13 +42,18 @@ def resolve_device(device: Device, *, local_rank: int = 0) -> torch.device:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Mixed precision where it pays: bfloat16 on CUDA, plain float32 elsewhere.
+    """Mixed precision where it pays: bfloat16 on GPUs and CPUs with matrix units for it, else plain float32.
 
     bfloat16 has the exponent of float32, so no gradient scaler is needed.
     """
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
+    pays = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu.get_capabilities().get("amx_bf16")
+    return torch.autocast(device.type, dtype=torch.bfloat16) if pays else nullcontext()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or this machine, could not give the memory that was asked for."""
+    # On the CPU torch raises a plain RuntimeError, which only its text tells from others.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def gpu_figures(device: torch.device) -> dict[str, float | str]:

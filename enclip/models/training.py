@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from enclip.errors import DeviceError, TrainingError
 from enclip.models.batches import Batches, HostBatch, TrainingData
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipModel
-from enclip.models.device import autocast
+from enclip.models.device import autocast, is_out_of_memory
 from enclip.models.distributed import current, from_first
 from enclip.models.loss import Batch, contrastive_loss, similarities
 from enclip.models.pixels import Augmentation, augment, normalise, prepare, resize, to_unit
 from enclip.models.progress import EpochResult, Progress, fingerprint, load_state, save_state
 from enclip.models.schedule import learning_rate, peak_learning_rate
+from enclip.models.texts import distinct, encode_texts, without_padding
 from enclip.recipes import TrainRecipe
 
 __all__ = ["EpochResult", "Progress", "TrainingData", "fit"]
@@ -56,6 +58,9 @@ def fit(
     epoch and process. Under torchrun (`distributed.joined`) every process iterates and gets the same
     results; the first one validates and writes.
 
+    Where the device has no memory for a batch, a process that trains alone goes on from the last
+    finished epoch with batches half as large, and twice as many of them in a step.
+
     Args:
         model: the base; its weights are trained in place.
         state_dir: of this instance alone: `state.pt` and `epoch-NN/`.
@@ -64,12 +69,62 @@ def fit(
     Raises:
         TrainingError: the loss is not a number, there is nothing to train on, or `state_dir` holds
             another training.
-        DeviceError: the device has no memory left.
+        DeviceError: the device has no memory left, not even for a batch of two products.
     """
+    attempt = partial(
+        _fit,
+        model,
+        data,
+        name=fingerprint(model, data, recipe, instance=instance),
+        instance=instance,
+        device=device,
+        state_dir=state_dir,
+        validate=validate,
+        on_progress=on_progress,
+    )
+    last_epoch = -1
+    while True:
+        try:
+            for result in attempt(recipe):
+                if result.epoch > last_epoch:
+                    last_epoch = result.epoch
+                    yield result
+            return
+        except _OutOfMemory as error:
+            if current().world_size > 1 or recipe.batch_size < 4:
+                raise DeviceError(
+                    f"{device} has no memory left for a batch of {recipe.batch_size} at {model.side} px.",
+                    remedy="Use a smaller batch_size and a larger accumulate, or a smaller base.",
+                ) from error
+        half = recipe.batch_size // 2
+        log.warning(
+            "%s has no memory for a batch of %d: instance %d goes on with %d.", device, 2 * half, instance, half
+        )
+        recipe = recipe.model_copy(update={"batch_size": half, "accumulate": 2 * recipe.accumulate})
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _OutOfMemory(Exception):
+    """The device could not hold a batch."""
+
+
+def _fit(
+    model: ClipModel,
+    data: TrainingData,
+    recipe: TrainRecipe,
+    *,
+    name: str,
+    instance: int,
+    device: torch.device,
+    state_dir: Path,
+    validate: Validate,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[EpochResult]:
+    """One attempt of `fit`, with batches of one size. Raises _OutOfMemory."""
     ranks = current()
     batches = Batches(data, model.tokenize, batch_size=recipe.batch_size, seed=recipe.seed + instance, ranks=ranks)
     model.to(device)
-    name = fingerprint(model, data, recipe, instance=instance)
     towers = Towers(model, recipe).to(device)
     optimizer = _optimizer(towers, recipe)
     peak = peak_learning_rate(recipe, model)
@@ -131,14 +186,13 @@ def fit(
                 images_BCHW = _vary(pixels, model, recipe, generator)
                 # Gradients are averaged over processes once per step.
                 with nullcontext() if parallel is None or last_of_step else parallel.no_sync():
-                    batch, scale, bias = _encode(parallel or towers, images_BCHW, host, device)
+                    batch, scale, bias = _encode(parallel or towers, model.module, images_BCHW, host, device)
                     loss = contrastive_loss(batch, scale=scale, bias=bias, kind=recipe.loss)
                     (loss / in_step).backward()  # type: ignore[no-untyped-call]
-            except torch.OutOfMemoryError as error:
-                raise DeviceError(
-                    f"{device} has no memory left for a batch of {recipe.batch_size} at {model.side} px.",
-                    remedy="Use a smaller batch_size, and a larger accumulate.",
-                ) from error
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    raise _OutOfMemory from error
+                raise
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
@@ -191,7 +245,7 @@ class Towers(nn.Module):
     def forward(self, images_BCHW: Tensor, token_CL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """`image_BD` and `text_CD` of unit norm in float32, scale and bias."""
         image_BD = self.clip.encode_image(images_BCHW)  # type: ignore[operator]
-        text_CD = self.clip.encode_text(token_CL)  # type: ignore[operator]
+        text_CD = encode_texts(self.clip, token_CL)
         bias = self.bias if self.bias is not None else getattr(self.clip, "logit_bias", None)
         return _unit(image_BD), _unit(text_CD), self.log_scale.exp(), bias
 
@@ -210,14 +264,18 @@ def _vary(pixels_BHWC: Tensor, model: ClipModel, recipe: TrainRecipe, generator:
 
 
 def _encode(
-    towers: nn.Module, images_BCHW: Tensor, host: HostBatch, device: torch.device
+    towers: nn.Module, clip: nn.Module, images_BCHW: Tensor, host: HostBatch, device: torch.device
 ) -> tuple[Batch, Tensor, Tensor | None]:
-    """Both towers on one batch, with scale and bias; the loss is then computed in float32."""
+    """Both towers on one batch, with scale and bias; the loss is then computed in float32.
+
+    `towers` are those around `clip`, wrapped for several processes or not.
+    """
+    token_UL, text_C = distinct(without_padding(clip, host.token_CL))
     with autocast(device):
-        image_BD, text_CD, scale, bias = towers(images_BCHW, host.token_CL.to(device, non_blocking=True))
+        image_BD, text_UD, scale, bias = towers(images_BCHW, token_UL.to(device, non_blocking=True))
     batch = Batch(
         image_BD=image_BD,
-        text_CD=text_CD,
+        text_CD=text_UD[text_C.to(device)],
         key_BT=host.key_BT.to(device),
         template_C=host.template_C.to(device),
         key_C=host.key_C.to(device),
@@ -236,7 +294,7 @@ def _figures(towers: Towers, host: HostBatch, recipe: TrainRecipe, device: torch
     for start in range(0, len(host.key_BT), size):
         part = host.rows(start, start + size)
         images_BCHW = prepare(part.pixels_BHWC.to(device), towers.model.architecture.preprocessing)
-        batch, scale, bias = _encode(towers, images_BCHW, part, device)
+        batch, scale, bias = _encode(towers, towers.clip, images_BCHW, part, device)
         losses.append(contrastive_loss(batch, scale=scale, bias=bias, kind=recipe.loss, alone=True))
         images_BD.append(batch.image_BD)
         texts_CD.append(batch.text_CD)

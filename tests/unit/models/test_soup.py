@@ -8,6 +8,7 @@ from torch import nn
 from enclip.errors import WeightsError
 from enclip.models.checkpoint import load_checkpoint, save_checkpoint, state_of
 from enclip.models.clip import ClipModel
+from enclip.models.device import autocast
 from enclip.models.pixels import prepare
 from enclip.models.soup import average_checkpoints
 from enclip.models.training import TrainingData
@@ -30,9 +31,10 @@ def test_batch_norm_statistics_are_those_of_the_mean_network(tmp_path: Path, sha
     first = next(layer for layer in soup.module.modules() if isinstance(layer, nn.BatchNorm2d))
     seen: list[torch.Tensor] = []
     hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
+    with torch.no_grad(), autocast(CPU):
         soup.module.encode_image(prepare(torch.from_numpy(shapes.pixels), soup.architecture.preprocessing))
     hook.remove()
+    seen[0] = seen[0].float()
     torch.testing.assert_close(first.running_mean, seen[0].mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(first.running_var, seen[0].var(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
     assert first.momentum == 0.1

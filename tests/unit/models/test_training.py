@@ -2,13 +2,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from enclip.errors import TrainingError
+from enclip.errors import DeviceError, TrainingError
+from enclip.models.bases import load_base
 from enclip.models.checkpoint import WEIGHTS, load_checkpoint, read_card
 from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.models.training import EpochResult, Progress, TrainingData, fit
@@ -186,6 +188,68 @@ def test_products_that_say_nothing_are_left_out(shapes: TrainingData, tmp_path: 
 def test_a_batch_needs_two_products(shapes: TrainingData, tmp_path: Path):
     with pytest.raises(TrainingError, match="batch of 0"):
         _fit(shapes, tmp_path, RECIPE.model_copy(update={"batch_size": 0}))
+
+
+def test_products_with_one_caption_for_all_are_one_clear_error(shapes: TrainingData, tmp_path: Path):
+    size = len(shapes.products)
+    same = {"name": "Shirt", "base_colour": "", "article_type": "Shirts", "gender": ""}
+    columns = {column: np.full(size, value, dtype=object) for column, value in same.items()}
+    alike = replace(shapes, products=replace(shapes.products, **columns))
+    with pytest.raises(TrainingError, match="same captions.*Take in names"):
+        _fit(alike, tmp_path)
+
+
+def test_a_batch_larger_than_the_catalog_is_the_catalog(shapes: TrainingData, tmp_path: Path):
+    results = _fit(shapes, tmp_path, RECIPE.model_copy(update={"batch_size": 10 * len(shapes.products), "epochs": 1}))
+    assert [result.epoch for result in results] == [0, 1]
+
+
+def test_without_memory_for_a_batch_it_goes_on_with_half_of_it(
+    shapes: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    clip = small_clip()
+    sizes = _with_memory_for(clip, 20)
+    results = _fit(shapes, tmp_path, RECIPE.model_copy(update={"batch_size": 48}), model=clip)
+    assert [result.epoch for result in results] == [0, 1, 2]
+    assert "no memory for a batch of 48: instance 0 goes on with 24" in caplog.text
+    assert "goes on with 12" in caplog.text
+    assert max(sizes) <= 20
+    halved = _fit(shapes, tmp_path / "by hand", RECIPE.model_copy(update={"batch_size": 12, "accumulate": 4}))
+    assert [result.weights_sha256 for result in results] == [result.weights_sha256 for result in halved]
+
+
+def test_without_memory_for_two_products_it_ends_with_a_remedy(shapes: TrainingData, tmp_path: Path):
+    clip = small_clip()
+    _with_memory_for(clip, 1)
+    with pytest.raises(DeviceError, match="smaller base"):
+        _fit(shapes, tmp_path, model=clip)
+
+
+def _with_memory_for(clip: ClipModel, most: int) -> list[int]:
+    """Make training run out of memory beyond so many pictures; the sizes of the batches that were held."""
+    sizes: list[int] = []
+
+    def hold(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if module.training:
+            if len(inputs[0]) > most:
+                raise torch.OutOfMemoryError("the device is full")
+            sizes.append(len(inputs[0]))
+
+    clip.module.visual.register_forward_pre_hook(hold)
+    return sizes
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_a_full_gpu_halves_the_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    data = draw_shapes(2048)
+    torch.cuda.set_per_process_memory_fraction(0.5 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    recipe = TrainRecipe(epochs=1, batch_size=2048, device="cuda")
+    clip = load_base("tiny", seed=0, device=torch.device("cuda"))
+    fitted = fit(
+        clip, data, recipe, instance=0, device=clip.device, state_dir=tmp_path, validate=lambda _: {}, on_progress=None
+    )
+    assert [result.epoch for result in fitted] == [0, 1]
+    assert "goes on with" in caplog.text
 
 
 def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path):

@@ -1,0 +1,54 @@
+"""Tokens → text features, without the work that cannot change them.
+
+A query of four words fills 6 of the 77 positions that a CLIP has, and captions of attributes come back
+all the time: neither padding nor a second copy of a caption is sent through the tower.
+"""
+
+from typing import Any
+
+from open_clip.model import CLIP
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+from torch import unique as unique_rows
+
+
+def distinct(token_CL: Tensor) -> tuple[Tensor, Tensor]:
+    """Each text once, as `token_UL`, and `text_C` that brings the order back: `token_UL[text_C] == token_CL`."""
+    token_UL, text_C = unique_rows(token_CL, dim=0, return_inverse=True)
+    return token_UL, text_C
+
+
+def without_padding(module: nn.Module, token_BL: Tensor) -> Tensor:
+    """The texts up to the end of the longest; unchanged for a tower that reads its padding.
+
+    On the host, before the tokens go to a device: their length is needed here.
+    """
+    if not _ignores_padding(module) or not len(token_BL):
+        return token_BL
+    is_used_L = token_BL.ne(0).any(dim=0).nonzero()
+    return token_BL[:, : int(is_used_L.max()) + 1] if len(is_used_L) else token_BL
+
+
+def encode_texts(module: nn.Module, token_BL: Tensor) -> Tensor:
+    """`feature_BD` as `module.encode_text` has it, for texts cut by `without_padding` too."""
+    tower: Any = module
+    features: Tensor
+    if not _ignores_padding(module) or token_BL.shape[1] == len(tower.positional_embedding):
+        features = tower.encode_text(token_BL)
+        return features
+    # open_clip's own tower takes full length only; the steps are those of CLIP.encode_text.
+    length = token_BL.shape[1]
+    x_BLD = tower.token_embedding(token_BL) + tower.positional_embedding[:length]
+    x_BLD = tower.transformer(x_BLD, attn_mask=tower.attn_mask[:length, :length])
+    features = text_global_pool(tower.ln_final(x_BLD), token_BL, tower.text_pool_type, eos_token_id=tower.text_eos_id)
+    projection = tower.text_projection
+    if isinstance(projection, nn.Linear):
+        features = projection(features)
+    elif projection is not None:
+        features = features @ projection
+    return features
+
+
+def _ignores_padding(module: nn.Module) -> bool:
+    """A causal tower that pools at the end of the text: no position before it sees what comes after."""
+    return isinstance(module, CLIP) and module.attn_mask is not None and module.text_pool_type in ("argmax", "eos")

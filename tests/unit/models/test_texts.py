@@ -1,0 +1,56 @@
+"""What is left out of the text tower's work must not change its features."""
+
+import open_clip
+import pytest
+import torch
+
+from enclip.models.texts import distinct, encode_texts, without_padding
+
+from .small_models import small_clip
+
+TEXTS = ["red shirt", "blue bag", "red shirt", "!"]
+
+
+def test_padding_does_not_reach_the_features_of_a_causal_tower() -> None:
+    model = small_clip()
+    token_BL = model.tokenize(TEXTS)
+    short_BL = without_padding(model.module, token_BL)
+    assert short_BL.shape[1] < token_BL.shape[1]
+    torch.testing.assert_close(
+        encode_texts(model.module, short_BL), model.module.encode_text(token_BL), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_gradients_are_those_of_the_whole_text() -> None:
+    model = small_clip()
+    token_BL = model.tokenize(TEXTS)
+    found = []
+    for tokens in (token_BL, without_padding(model.module, token_BL)):
+        model.module.zero_grad()
+        encode_texts(model.module, tokens).square().sum().backward()
+        found.append(model.module.positional_embedding.grad.clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("text_cfg", [{"no_causal_mask": True, "pool_type": "last"}, {"pool_type": "last"}])
+def test_a_tower_that_reads_its_padding_gets_it(text_cfg: dict[str, object]) -> None:
+    clip = open_clip.CLIP(
+        embed_dim=16,
+        vision_cfg={"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+        text_cfg={"context_length": 12, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1, **text_cfg},
+    ).eval()
+    token_BL = torch.tensor([[62, 5, 63, *[0] * 9]])
+    assert without_padding(clip, token_BL) is token_BL
+    torch.testing.assert_close(encode_texts(clip, token_BL), clip.encode_text(token_BL))
+
+
+def test_each_text_is_encoded_once_and_comes_back_in_order() -> None:
+    token_CL = small_clip().tokenize(TEXTS)
+    token_UL, text_C = distinct(token_CL)
+    assert len(token_UL) == 3
+    assert torch.equal(token_UL[text_C], token_CL)
+
+
+def test_no_text_is_no_error() -> None:
+    module = small_clip().module
+    assert without_padding(module, torch.zeros(0, 24, dtype=torch.int64)).shape == (0, 24)
