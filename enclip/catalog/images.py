@@ -48,7 +48,7 @@ def decode(data: bytes) -> Pixels:
         raise ImageError(f"The picture is too large: {MAX_PIXELS // 1_000_000} MP are the most.") from error
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = "unknown format" if "cannot identify" in reason else reason
+        reason = f"none of {', '.join(FORMATS)}" if "cannot identify" in reason else reason
         raise ImageError(f"The picture cannot be decoded: {reason}.") from error
 
 
@@ -86,7 +86,7 @@ def image_key(image_sha256: str) -> str:
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
         # Pillow clips 16 bit to 255 on conversion; keep the upper byte instead.
-        wide = np.asarray(picture).astype(np.int64)
+        wide = np.asarray(picture)
         return Image.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")

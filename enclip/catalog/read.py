@@ -5,17 +5,19 @@ The layout that users download is `styles.csv` beside `images/<id>.jpg`; only `i
 number, never an exception.
 """
 
+import os
 import re
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from enclip.blobs import s3_client
 from enclip.catalog.images import MAX_BYTES
-from enclip.catalog.rows import Cells, CsvTable, repaired
+from enclip.catalog.rows import CsvTable, repaired
 from enclip.errors import CatalogError, ConfigError, ImageError, StoreError
 from enclip.records import ATTRIBUTES, Product, Rejection
 
@@ -36,6 +38,7 @@ COLUMNS = {
 }
 NOTHING = frozenset({"", "na", "n/a", "nan", "null", "none"})  # how exports spell an empty cell
 MAX_ID, MAX_CELL = 128, 2000
+MAX_SHOWN = 300  # characters of a header in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,13 @@ def open_source(source: str, *, mapping: Mapping[str, str] | None = None, s3_end
 
     Raises:
         ConfigError: the mapping names an unknown field.
-        CatalogError: there is no such folder or file, or `hf:` without its optional extra.
+        CatalogError: there is no such folder or file, no bucket, or `hf:` without its optional extra.
     """
     columns = _columns(mapping or {})
     if source.startswith("s3://"):
         bucket, _, path = source.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise CatalogError(f"{source} names no bucket.", remedy="Write s3://bucket/prefix.")
         return S3Source(bucket, path.strip("/"), columns, endpoint_url=s3_endpoint_url)
     if source.startswith("hf:"):
         return HuggingFaceSource(source.removeprefix("hf:"), columns)
@@ -94,43 +99,50 @@ class FolderSource:
     """A folder with `styles.csv` and `images/`; the path may name the CSV file itself."""
 
     def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
-        path = path.expanduser().absolute()
-        self._file = path if path.suffix.lower() in (".csv", ".tsv") else path / CATALOG_FILE
-        self._root = self._file.parent
-        self._columns = columns
-        if not self._file.is_file():
+        remedy = f"Name a folder with {CATALOG_FILE} and images/<id>.jpg, or the CSV file itself."
+        try:
+            path = path.expanduser().absolute()
+            self._file = path if path.suffix.lower() in (".csv", ".tsv") else path / CATALOG_FILE
+            if not self._file.is_file():
+                problem = "is no file" if self._file.exists() else "is missing"
+                raise CatalogError(f"No catalog at {path}: {self._file} {problem}.", remedy=remedy)
+            self._root = Path(os.path.realpath(self._file.parent))
+            self._name = str(self._root if self._file.name == CATALOG_FILE else self._file.resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # no access, nobody's home, too long, a NUL
             raise CatalogError(
-                f"No catalog at {path}: {self._file} is missing.",
-                remedy=f"Name a folder with {CATALOG_FILE} and images/<id>.jpg, or the CSV file itself.",
-            )
+                f"No catalog at {str(path)[:MAX_SHOWN]!r}: {error!s:.{MAX_SHOWN}}.", remedy=remedy
+            ) from error
+        self._columns = columns
 
     @property
     def name(self) -> str:
-        return str(self._file.parent.resolve() if self._file.name == CATALOG_FILE else self._file.resolve())
+        return self._name
 
     def num_rows(self) -> int | None:
-        with open(self._file, "rb") as file:
-            return max(0, sum(1 for _ in file) - 1)
+        with self._open() as file:
+            # Not line by line: a line may be as long as the file.
+            return max(0, sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b"")) - 1)
 
     def rows(self) -> Iterator[RawRow | Rejection]:
-        try:
-            with open(self._file, "rb") as file:
-                yield from read_table(CsvTable(file, where=str(self._file)), self._columns, where=str(self._file))
-        except OSError as error:
-            raise CatalogError(f"Cannot read {self._file}: {error.strerror}.") from error
+        with self._open() as file:
+            yield from read_table(CsvTable(file, where=str(self._file)), self._columns, where=str(self._file))
 
     def image(self, row: RawRow) -> bytes:
         for name in image_names(row):
-            path = self._root / name
-            try:
-                if path.stat().st_size > MAX_BYTES:
-                    raise ImageError(f"{name} has more than {MAX_BYTES} bytes.")
-                return path.read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                raise ImageError(f"Cannot read {name}: {error.strerror}.") from error
+            data = _picture_in(self._root, name)
+            if data is not None:
+                return data
         raise ImageError(f"There is no picture {image_names(row)[0]}.")
+
+    @contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        try:
+            with open(self._file, "rb") as file:
+                yield file
+        except OSError as error:
+            raise CatalogError(
+                f"Cannot read {self._file}: {error.strerror}.", remedy="Check that it may be read."
+            ) from error
 
 
 class S3Source:
@@ -166,18 +178,21 @@ class S3Source:
     def image(self, row: RawRow) -> bytes:
         for name in image_names(row):
             with tempfile.SpooledTemporaryFile(max_size=MAX_BYTES, prefix="enclip-") as file:
-                if self._fetch((self._root / name).as_posix(), file):
+                if self._fetch((self._root / name).as_posix(), file, max_bytes=MAX_BYTES):
                     file.seek(0)
                     return file.read()
         raise ImageError(f"There is no picture {image_names(row)[0]}.")
 
-    def _fetch(self, key: str, file: Any) -> bool:
-        """Download an object; False where there is none."""
+    def _fetch(self, key: str, file: Any, *, max_bytes: int | None = None) -> bool:
+        """Download an object; False where there is none. Raises ImageError for one that is too large."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
-            for piece in body.iter_chunks(1 << 20):
+            found = self._client.get_object(Bucket=self._bucket, Key=key)
+            if max_bytes is not None and found["ContentLength"] > max_bytes:
+                found["Body"].close()
+                raise ImageError(f"{key} has {found['ContentLength']} bytes; {max_bytes} are the most.")
+            for piece in found["Body"].iter_chunks(1 << 20):
                 file.write(piece)
         except (BotoCoreError, ClientError) as error:
             code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
@@ -221,15 +236,20 @@ class HuggingFaceSource:
         return None
 
     def rows(self) -> Iterator[RawRow | Rejection]:
-        column = self._columns["image"]
-        header = [name for name in self._header if name != column]
-        found = find_columns(header, self._columns, where=self.name)
+        found = find_columns(self._header, self._columns, where=self.name)
+        column = found.pop("image", "")
         for number, record in enumerate(self._records(), 1):
-            item = to_row(number, {name: _text(record.get(name)) for name in header}, found)
+            item = to_row(number, {name: _text(record.get(name)) for name in found.values()}, found)
             picture = record.get(column) or {}
             if isinstance(item, RawRow):
-                item = replace(item, data=picture.get("bytes") or _bytes_of(picture.get("path")))
+                item = replace(item, data=picture.get("bytes") or self._file(picture.get("path")))
             yield item
+
+    def _file(self, path: str | None) -> bytes | None:
+        """A picture that a local data set names by its path. One of the hub cannot name files of this machine."""
+        with suppress(ImageError):
+            return _picture_in(Path(os.path.realpath(self._dataset)), path) if path else None
+        return None
 
     def _records(self) -> Iterator[Mapping[str, Any]]:
         try:
@@ -246,14 +266,13 @@ class HuggingFaceSource:
 def read_table(table: CsvTable, columns: Mapping[str, str], *, where: str) -> Iterator[RawRow | Rejection]:
     """Rows of a CSV table. Raises CatalogError where a needed column is missing."""
     found = find_columns(table.header, columns, where=where)
-    width = len(table.header)
+    id_at = table.header.index(found["id"])
+    name_is_last = table.header[-1] == found.get("name")
     for item in table.rows():
-        if isinstance(item, Rejection):
-            yield item
-            continue
-        cells = _fitted(item, width, name_is_last=table.header[-1] == found.get("name"))
-        if isinstance(cells, Rejection):
-            yield cells
+        cells = None if item.damage else _fitted(item.cells, len(table.header), name_is_last=name_is_last)
+        if cells is None:
+            reason = item.damage or f"{len(item.cells)} cells where the header has {len(table.header)}"
+            yield Rejection(item.row, _shown(item.cells[id_at] if id_at < len(item.cells) else ""), reason)
         else:
             yield to_row(item.row, dict(zip(table.header, cells, strict=True)), found)
 
@@ -261,20 +280,28 @@ def read_table(table: CsvTable, columns: Mapping[str, str], *, where: str) -> It
 def find_columns(header: Sequence[str], columns: Mapping[str, str], *, where: str) -> dict[str, str]:
     """Field → the header's spelling of its column, for the fields that there are.
 
+    Columns without a name are passed over: spreadsheets append them.
+
     Raises:
-        CatalogError: no id column, neither name nor articleType, or a column is there twice.
+        CatalogError: no id column, neither name nor articleType, no column that was mapped by name, or a
+            column is there twice.
     """
-    spelled = {name.casefold(): name for name in header}
-    if len(spelled) != len(header):
-        twice = sorted({name for name in header if [other.casefold() for other in header].count(name.casefold()) > 1})
-        raise CatalogError(f"{where} has the column {', '.join(map(repr, twice))} more than once.")
+    named = [name for name in header if name]
+    spelled = {name.casefold(): name for name in named}
+    if len(spelled) != len(named):
+        twice = sorted({name for name in named if [other.casefold() for other in named].count(name.casefold()) > 1})
+        raise CatalogError(
+            f"{where} has the column {_listed(map(repr, twice))} more than once.", remedy="Keep or rename one of them."
+        )
     found = {field: spelled[column.casefold()] for field, column in columns.items() if column.casefold() in spelled}
-    missing = [columns["id"]] if "id" not in found else []
-    if "name" not in found and "article_type" not in found:
+    # A column that was asked for by name is needed whatever it is for: a misspelt one must not be passed over.
+    needed = {field for field, column in columns.items() if column != COLUMNS[field]} | {"id"}
+    missing = [column for field, column in columns.items() if field in needed - set(found)]
+    if not {"name", "article_type"} & (needed | set(found)):
         missing.append(f"{columns['name']} or {columns['article_type']}")
     if missing:
         raise CatalogError(
-            f"{where} has no column {' and no '.join(missing)}; it has {', '.join(header)}.",
+            f"{where} has no column {' and no '.join(missing)}; it has {_listed(named)}.",
             remedy="Say which columns to read: --map id=sku,name=title,image=file.",
         )
     return found
@@ -284,14 +311,16 @@ def to_row(number: int, record: Mapping[str, str], found: Mapping[str, str]) -> 
     """One row's cells → a RawRow, or why not."""
     values = {field: record[column].strip() for field, column in found.items()}
     product_id = values["id"]
-    shown = product_id[:MAX_ID]
+    shown = _shown(product_id)
     if product_id.casefold() in NOTHING:
         return Rejection(number, shown, "the id is empty")
     if len(product_id) > MAX_ID or not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", product_id):
         return Rejection(number, shown, f"the id has white space, control characters or more than {MAX_ID} characters")
     for field, value in values.items():
-        if len(value) > MAX_CELL or "\0" in value:
-            return Rejection(number, shown, f"{found[field]} has a NUL or more than {MAX_CELL} characters")
+        if "\0" in value:
+            return Rejection(number, shown, f"{found[field]} holds a NUL byte")
+        if len(value) > MAX_CELL:
+            return Rejection(number, shown, f"{found[field]} has more than {MAX_CELL} characters")
     attributes: dict[str, Any] = {name: _attribute(values.get(name, "")) for name in ATTRIBUTES}
     attributes["year"] = attributes["year"].removesuffix(".0")  # a year that went through a float column
     name = " ".join(values.get("name", "").split())
@@ -334,21 +363,40 @@ def _attribute(value: str) -> str:
     return "" if value.casefold() in NOTHING else value
 
 
-def _fitted(item: Cells, width: int, *, name_is_last: bool) -> list[str] | Rejection:
-    cells = item.cells
-    if len(cells) > width and not name_is_last and any(cell.strip() for cell in cells[width:]):
-        return Rejection(item.row, cells[0][:MAX_ID], f"{len(cells)} cells where the header has {width}")
-    fitted = repaired(cells, width) if name_is_last else cells[:width]
-    if fitted is None or len(fitted) < width:
-        return Rejection(item.row, cells[0][:MAX_ID], f"{len(cells)} cells where the header has {width}")
-    return fitted
+def _fitted(cells: list[str], width: int, *, name_is_last: bool) -> list[str] | None:
+    """Cells as wide as the header; None where some are missing, or too many and no name to add them to."""
+    if len(cells) < width or (len(cells) > width and not name_is_last and any(cell.strip() for cell in cells[width:])):
+        return None
+    return repaired(cells, width) if name_is_last else cells[:width]
+
+
+def _shown(product_id: str) -> str:
+    """An id, usable or not, as a report may show it."""
+    return re.sub(r"[\x00-\x1f\x7f]", "\ufffd", product_id.strip()[:MAX_ID])
+
+
+def _listed(names: Iterable[str]) -> str:
+    text = ", ".join(names)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"
+
+
+def _picture_in(folder: Path, name: str) -> bytes | None:
+    """The file of that name in a folder without links in its own path; None where there is none. Raises ImageError."""
+    real = Path(os.path.realpath(folder / name))
+    if not real.is_relative_to(folder):
+        raise ImageError(f"{name} leads out of the catalog's folder.")
+    try:
+        about = real.stat()
+        if not stat.S_ISREG(about.st_mode):  # to read a pipe or a device might never end
+            raise ImageError(f"{name} is no file.")
+        if about.st_size > MAX_BYTES:
+            raise ImageError(f"{name} has {about.st_size} bytes; {MAX_BYTES} are the most.")
+        return real.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ImageError(f"Cannot read {name}: {error.strerror}.") from error
 
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _bytes_of(path: str | None) -> bytes | None:
-    with suppress(OSError):
-        return Path(path).read_bytes() if path else None
-    return None

@@ -1,29 +1,30 @@
 """CSV bytes → cells, one bad row at a time: damage costs the row it is in, never the file.
 
-Exports in the wild hold unquoted commas in the last column, stray quotes, NUL bytes, two encodings in one
-file and cells without end. Reading is streaming: memory does not grow with the file.
+Exports in the wild hold unquoted commas in the last column, stray quotes, two encodings in one file and
+cells without end. Reading is streaming: memory does not grow with the file.
 """
 
 import csv
-import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 from enclip.errors import CatalogError
-from enclip.records import Rejection
 
 MAX_LINE_BYTES = 1_000_000
+BEGINNING_BYTES = 1000  # kept of a longer row, so that it can be named
 MAX_QUOTED_LINES = 20  # a quoted cell may span this many lines; a stray quote must not swallow the file
 DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """One data row; `row` counts data rows from 1."""
+    """One data row; `row` counts data rows from 1. Of a damaged one `cells` are those of its beginning."""
 
     row: int
     cells: list[str]
+    damage: str = ""  # why the row cannot be used
 
 
 class CsvTable:
@@ -37,47 +38,56 @@ class CsvTable:
             where: what errors call the file.
 
         Raises:
-            CatalogError: empty, or not text in UTF-8 or Latin-1.
+            CatalogError: empty, not text in UTF-8 or Windows-1252, or without line ends.
         """
         self._lines = _Lines(file)
         first = next((line for line in self._lines if line.strip()), None)
         if first is None:
             raise CatalogError(f"{where} is empty.", remedy="It needs a header row and products below it.")
-        if "\0" in first:
-            raise CatalogError(f"{where} is not UTF-8 text.", remedy="Save it as UTF-8 CSV.")
+        if "\r" in first or isinstance(first, _Beginning):
+            raise CatalogError(
+                f"{where} has no line ends, or a header row of more than {MAX_LINE_BYTES} bytes.",
+                remedy="Save it as UTF-8 CSV, a line a product.",
+            )
         first = first.removeprefix("\ufeff")
+        if any(char != "\t" and unicodedata.category(char) == "Cc" for char in first):
+            raise CatalogError(f"{where} is not UTF-8 text.", remedy="Save it as UTF-8 CSV.")
         self._delimiter = max(DELIMITERS, key=first.count)
         self.header = [cell.strip() for cell in self._split(first)]
 
-    def rows(self) -> Iterator[Cells | Rejection]:
+    def rows(self) -> Iterator[Cells]:
         """The rows in order; blank lines do not count as rows."""
         number = 0
         for line in self._lines:
-            if not line.strip() and line != OVERLONG:
+            is_beginning = isinstance(line, _Beginning)
+            if not line.strip() and not is_beginning:
                 continue
             number += 1
-            if line == OVERLONG:
-                yield Rejection(number, "", f"the row has more than {MAX_LINE_BYTES} bytes")
-            elif "\0" in line:
-                yield Rejection(number, "", "the row holds a NUL byte")
+            if is_beginning:
+                whole = line.split(self._delimiter)[:-1]
+                yield Cells(
+                    number, [cell.strip('"') for cell in whole], f"the row has more than {MAX_LINE_BYTES} bytes"
+                )
             else:
                 yield Cells(number, self._split(line))
 
     def _split(self, line: str) -> list[str]:
         """Cells of the row that begins with this line; takes further lines while a quote is open."""
+        if '"' not in line:
+            return line.split(self._delimiter)
         taken = [line]
         while len(taken) <= MAX_QUOTED_LINES:
             try:
-                return next(
-                    csv.reader(io.StringIO("\n".join(taken), newline=""), delimiter=self._delimiter, strict=True)
-                )
+                return next(csv.reader(("\n".join(taken),), delimiter=self._delimiter, strict=True))
             except csv.Error as error:
                 if "unexpected end of data" not in str(error):
                     break
             following = next(self._lines, None)
-            if following is None or following == OVERLONG:
+            if following is None:
                 break
             taken.append(following)
+            if isinstance(following, _Beginning):
+                break
         # The quote is a stray one: it belongs to the text, and the other lines are rows of their own.
         self._lines.give_back(taken[1:])
         return line.split(self._delimiter)
@@ -92,7 +102,8 @@ def repaired(cells: Sequence[str], width: int) -> list[str] | None:
     return [*cells[: width - 1], ",".join(cells[width - 1 :])]
 
 
-OVERLONG = "\0overlong"  # cannot come from a file as such: a line of it would be told apart by its NUL anyway
+class _Beginning(str):
+    """What is kept of a line that is too long."""
 
 
 class _Lines:
@@ -117,9 +128,16 @@ class _Lines:
         if len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
             while (rest := self._file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
-            return OVERLONG
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            text = raw.decode("latin-1")
-        return text.rstrip("\r\n")
+            return _Beginning(raw[:BEGINNING_BYTES].decode("utf-8", "replace"))
+        return _decoded(raw).rstrip("\r\n")
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    try:
+        return raw.decode("cp1252")  # Latin-1 with the quotation marks and dashes of Windows
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
