@@ -5,6 +5,7 @@ referred to by registry version and source, never copied, so that a refreshed in
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from enclip.errors import ReleaseError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+RESTORE = "Restore the file, or serve another release: `enclip rollback`."
 
 
 class _Frozen(BaseModel):
@@ -75,7 +77,7 @@ class FileEntry(_Frozen):
 class Manifest(_Frozen):
     """Everything that a release is."""
 
-    format: int = FORMAT
+    format: int = Field(FORMAT, ge=1, le=FORMAT)
     kind: Literal["retrain", "refresh"]
     run_id: str = Field(description="The retrain or refresh that built it.")
     parent_release: int | None = Field(None, description="Champion when it was built; what it is measured against.")
@@ -137,21 +139,14 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:
-        raise ReleaseError(
-            _not_understood(path, raw, error),
-            remedy="Upgrade enclip, or build the release again with `enclip refresh`.",
-        ) from error
-    if manifest.format > FORMAT:
-        raise ReleaseError(
-            f"{path} has format {manifest.format}; this version reads up to {FORMAT}.", remedy="Upgrade enclip."
-        )
+        raise _not_understood(path, raw, error) from error
     if verify:
         for name, entry in manifest.files.items():
             file = folder / name
             if not file.is_file():
-                raise ReleaseError(f"Release file {file} is missing.", remedy="Fetch the release again.")
+                raise ReleaseError(f"Release file {file} is missing.", remedy=RESTORE)
             if file_sha256(file) != entry.sha256:
-                raise ReleaseError(f"Release file {file} is not what the manifest says.", remedy="Fetch it again.")
+                raise ReleaseError(f"Release file {file} is not what the manifest says.", remedy=RESTORE)
     return manifest
 
 
@@ -161,15 +156,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _not_understood(path: Path, raw: bytes, error: ValidationError) -> str:
-    import json
-
+def _not_understood(path: Path, raw: bytes, error: ValidationError) -> ReleaseError:
     try:
         value: Any = json.loads(raw)
-        if isinstance(value, dict) and int(value.get("format", 0)) > FORMAT:
-            return f"{path} has format {value['format']}; this version reads up to {FORMAT}."
-    except ValueError:
-        pass
+        newer = isinstance(value, dict) and int(value.get("format", FORMAT)) > FORMAT
+    except (ValueError, TypeError):
+        newer = False
+    if newer:
+        what = f"{path} has format {value['format']}; this version reads up to {FORMAT}."
+        return ReleaseError(what, remedy="Upgrade enclip.")
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{path} is not a manifest: {place or 'content'}: {first['msg']}."
+    place = ".".join(str(part) for part in first["loc"]) or "content"
+    return ReleaseError(
+        f"{path} is not a manifest: {place}: {first['msg']}.",
+        remedy="Upgrade enclip, or build the release again with `enclip refresh`.",
+    )

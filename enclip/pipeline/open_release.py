@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from enclip.catalog.images import decode, fit_square
-from enclip.errors import ImageError, QueryError
+from enclip.errors import ImageError, QueryError, ReleaseError
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
@@ -118,7 +118,8 @@ def open_release(platform: Platform, release: str | int, *, encoders: bool = Tru
     """The release of a version or alias, verified against its manifest.
 
     Raises:
-        RegistryError: there is no such release. ReleaseError: its files are damaged.
+        RegistryError: there is no such release, or a member is gone. ReleaseError: its files are damaged, or do
+            not fit each other or its members. WeightsError: a member's are.
     """
     version = platform.registry.resolve(release)
     return open_release_folder(
@@ -127,9 +128,26 @@ def open_release(platform: Platform, release: str | int, *, encoders: bool = Tru
 
 
 def open_release_folder(folder: Path, registry: Registry, *, version: int = 0, encoders: bool = True) -> OpenRelease:
-    """The release of a folder; its members are fetched from the registry."""
+    """The release of a folder; its members are fetched from the registry.
+
+    Raises:
+        ReleaseError: its files are damaged, or do not fit each other or its members.
+    """
     manifest = read_manifest(folder)
+    searcher = Searcher.load(folder)
+    _check_dims(folder, "stored embeddings", searcher.dims, manifest)
     loaded: tuple[Encoder, ...] = ()
     if encoders:
         loaded = tuple(ClipEncoder(load_member(registry, member.source)) for member in manifest.members)
-    return OpenRelease(version=version, manifest=manifest, searcher=Searcher.load(folder), encoders=loaded)
+        _check_dims(folder, "checkpoints", tuple(encoder.dim for encoder in loaded), manifest)
+    return OpenRelease(version=version, manifest=manifest, searcher=searcher, encoders=loaded)
+
+
+def _check_dims(folder: Path, whose: str, dims: tuple[int, ...], manifest: Manifest) -> None:
+    """At once, rather than at the first query."""
+    named = tuple(member.dim for member in manifest.members)
+    if dims != named:
+        raise ReleaseError(
+            f"The release at {folder} has members of dimensions {named} by its manifest, but {dims} by its {whose}.",
+            remedy="Roll back, or build the release again with `enclip refresh`.",
+        )
