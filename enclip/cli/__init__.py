@@ -1,5 +1,6 @@
 """The command line: a table from command to step. Each command parses, calls one function, renders."""
 
+import io
 import logging
 import os
 import sys
@@ -7,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from enclip.cli import catalog, platform, releases, search, steps
+from enclip.cli import catalog, platform, releases, render, search, steps
 from enclip.errors import EnclipError
 
 app = typer.Typer(
@@ -34,21 +35,35 @@ for _panel, _commands in PANELS.items():
 
 
 def main() -> None:
-    """Entry point: an EnclipError becomes one message and exit status 1."""
+    """Entry point: an EnclipError, or a file that cannot be written, becomes one message and exit status 1."""
     # Small matrices and several request threads: more BLAS threads only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # On a machine that others use too, threads that spin while they wait halve everybody's speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding does not have is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except EnclipError as error:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print("[bold red]error:[/] ", end="")
-        console.print(error.what, markup=False)
-        if error.remedy:
-            console.print("  [dim]try:[/] ", end="")
-            console.print(error.remedy, markup=False)
+        _tell(error.what, error.remedy)
+        raise SystemExit(1) from None
+    except OSError as error:  # a file or folder that this command was told to write, or a disk that is full
+        _tell(
+            f"{error.filename or 'Input or output'}: {error.strerror or error}.",
+            "Check the path, its rights and space.",
+        )
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _tell(what: str, remedy: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print("[bold red]error:[/] ", end="")
+    console.print(render.plain(what), markup=False)
+    if remedy:
+        console.print("  [dim]try:[/] ", end="")
+        console.print(render.plain(remedy), markup=False)

@@ -9,6 +9,8 @@ import typer
 from enclip.cli import render
 from enclip.cli.options import Json, mapping_of, platform
 
+LISTED = 20  # rows set aside that a terminal shows; --json has more
+
 
 def ingest(
     source: Annotated[
@@ -45,6 +47,9 @@ def ingest(
             allow_vanish=allow_vanish,
             on_progress=advance,
         )
+    if not (report.accepted or report.unchanged or report.rejected):
+        wanted = f" of category {' or '.join(category)}" if category else ""
+        render.err.print(f"Nothing to take in: {source} has no product{wanted}.")
     if json:
         render.print_json(asdict(report))
         return
@@ -54,10 +59,11 @@ def ingest(
         [(report.accepted, report.unchanged, report.rejected, report.gone)],
     )
     if report.rejections:
+        listed = report.rejections[:LISTED]
         render.table(
-            "Set aside (first 20)",
+            f"Set aside ({len(listed)} of {report.rejected})",
             ("row", "product", "reason"),
-            [(rejection.row, rejection.product_id, rejection.reason) for rejection in report.rejections[:20]],
+            [(rejection.row, rejection.product_id, rejection.reason) for rejection in listed],
         )
 
 

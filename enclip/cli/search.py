@@ -1,5 +1,6 @@
 """`enclip search`, `enclip serve`, `enclip status`."""
 
+import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from enclip.cli import render
 from enclip.cli.options import Category, Colour, Gender, Json, Release, platform
-from enclip.errors import QueryError
+from enclip.errors import ImageError, QueryError
 from enclip.records import Filters
 
 MAX_IMAGE_BYTES = 20_000_000
@@ -32,11 +33,12 @@ def search(
     """
     from enclip.pipeline.open_release import open_release
 
+    picture = _read_image(image) if image else None
     opened = platform()
     found = open_release(opened, release)
     ranking = found.search(
         text=text,
-        image=_read_image(image) if image else None,
+        image=picture,
         weights={"text": text_weight, "image": image_weight},
         filters=Filters(tuple(category or ()), tuple(gender or ()), tuple(colour or ())),
         k=k,
@@ -69,6 +71,8 @@ def search(
             for product in [by_id[hit.product_id]]
         ],
     )
+    if not ranking.hits:
+        render.err.print("No product of the release passes these filters.")
 
 
 def serve(
@@ -120,9 +124,18 @@ def status(json: Json = False) -> None:
 
 
 def _read_image(path: Path) -> bytes:
+    """The bytes of a picture that can be decoded. Raises QueryError naming the file."""
+    from enclip.catalog.images import decode
+
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to read a pipe or a device might never end
+            raise QueryError(f"{path} is no file.", remedy="Name a picture.")
         if path.stat().st_size > MAX_IMAGE_BYTES:
             raise QueryError(f"{path} has more than {MAX_IMAGE_BYTES // 1_000_000} MB.", remedy="Shrink the picture.")
-        return path.read_bytes()
+        data = path.read_bytes()
+        decode(data)
     except OSError as error:
-        raise QueryError(f"Cannot read {path}: {error.strerror}.") from error
+        raise QueryError(f"Cannot read {path}: {error.strerror}.", remedy="Name another picture.") from error
+    except ImageError as error:
+        raise QueryError(f"{path}: {error.what}", remedy="Name another picture.") from error
+    return data
