@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from enclip import gates
 from enclip.evaluation.intervals import holm, paired_bootstrap
 from enclip.pipeline.describe import describe_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import set_challenger
-from enclip.pipeline.runs import EvaluationStep, GateRow, GateStep, Plan, QueryRow, RunFolder
+from enclip.pipeline.runs import EvaluationStep, GateRow, GateStep, Plan, RunFolder
 from enclip.recipes import GatePolicy
 from enclip.records import QueryKind
+
+Chosen = NDArray[np.bool_]  # per query
 
 
 def decide(platform: Platform, run_id: str) -> GateStep:
@@ -71,13 +74,14 @@ def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvi
     queries of all of them make one more pool.
     """
     queries = evaluation.queries
-    headline = [query.kind is evaluation.headline for query in queries]
-    attribute = [query.kind is not QueryKind.NAME for query in queries]
+    category = np.array([query.category for query in queries], dtype=str)
+    master = np.array([query.master_category for query in queries], dtype=str)
+    kind = np.array([query.kind.value for query in queries], dtype=str)
+    headline, names = kind == evaluation.headline.value, kind == QueryKind.NAME.value
 
-    def against(system: str, wanted: list[bool], margin: float) -> gates.Comparison | None:
+    def against(system: str, chosen: Chosen, margin: float) -> gates.Comparison | None:
         if system not in evaluation.systems:
             return None
-        chosen = np.array(wanted, dtype=bool)
         interval = paired_bootstrap(
             np.array(evaluation.systems["challenger"])[chosen],
             np.array(evaluation.systems[system])[chosen],
@@ -93,40 +97,29 @@ def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvi
             num_queries=interval.num_queries,
         )
 
-    def within(names: set[str], of_kind: list[bool]) -> gates.Comparison | None:
-        wanted = [query.category in names and kind for query, kind in zip(queries, of_kind, strict=True)]
-        return against("champion", wanted, policy.category_margin)
+    def within(chosen: Chosen) -> gates.Comparison | None:
+        return against("champion", chosen, policy.category_margin)
 
-    counts = _counts(queries, attribute)
-    small = set(gates.too_small(counts, policy))
-    new = {name: counts.get(name, 0) for name in evaluation.new_categories}
-    pools: dict[str, gates.Comparison | None] = {}
-    for master in sorted({query.master_category for query in queries if query.category in small}):
-        members = {query.category for query in queries if query.category in small and query.master_category == master}
-        pools[master or "uncategorised"] = within(members, attribute)
-    if small:
-        pools["names"] = within(small, [query.kind is QueryKind.NAME for query in queries])
+    counts = {str(name): int(np.count_nonzero((category == name) & ~names)) for name in np.unique(category)}
+    small = np.isin(category, gates.too_small(counts, policy))
+    pools = {
+        str(name) or "uncategorised": within(small & ~names & (master == name)) for name in np.unique(master[small])
+    }
+    pools["names"] = within(small & names)
     return gates.GateEvidence(
         map_at_10=evaluation.mean("challenger") or 0.0,
-        num_queries=sum(headline),
+        num_queries=int(np.count_nonzero(headline)),
         champion=against("champion", headline, policy.margin),
-        best_of_year=against("best of the year", headline, policy.margin),
+        best_of_year=against("best of the year", headline, policy.tolerance),
         base=against("base", headline, 0.0),
-        best_member=against("best member", headline, policy.margin),
-        categories=_present({name: within({name}, attribute) for name in sorted(counts)}),
+        best_member=against("best member", headline, policy.tolerance),
+        categories=_present({name: within(~names & (category == name)) for name in counts}),
         pooled=_present(pools),
-        new_categories=new,
+        new_categories={name: counts.get(name, 0) for name in evaluation.new_categories},
         overfit_gap=evaluation.overfit_gap,
         search_ratio=evaluation.search_ratio,
         memory_ratio=evaluation.memory_ratio,
     )
-
-
-def _counts(queries: tuple[QueryRow, ...], wanted: list[bool]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for query, is_wanted in zip(queries, wanted, strict=True):
-        counts[query.category] = counts.get(query.category, 0) + is_wanted
-    return counts
 
 
 def _present(comparisons: Mapping[str, gates.Comparison | None]) -> dict[str, gates.Comparison]:
