@@ -3,12 +3,14 @@
 from itertools import pairwise
 
 import ir_measures
+import numpy as np
 import pytest
 
 from enclip.evaluation.metrics import evaluate
 from enclip.evaluation.queries import build_queries
 from enclip.evaluation.trec import trec_id, write_trec
 from enclip.records import Hit, Query, QueryKind, Ranking
+from enclip.retrieval.ranking import rank
 
 
 def reverse_ranking(gallery) -> Ranking:
@@ -32,6 +34,58 @@ def test_every_figure_can_be_recomputed(gallery, tmp_path):
         mine = (ours.map_at_10_r, ours.p_at_1, ours.p_at_10, ours.r_at_10, ours.mrr)
         assert ours.num_queries == len({qrel.query_id for qrel in qrels}) > 0
         assert mine == pytest.approx([theirs[name] for name in wanted])
+
+
+@pytest.fixture(scope="module")
+def tied() -> tuple[list[Query], list[Ranking]]:
+    """Answers in which many products tie, as equal pictures do, under our rule: product_id ascending."""
+    chance = np.random.default_rng(0)
+    ids = np.array([f"p{number:02d}" for number in range(40)], dtype=object)
+    score_QN = chance.integers(0, 5, (30, len(ids))) / 4 - 0.5
+    queries = [
+        Query(
+            f"q{number}", QueryKind.SPECIFIC, "", "A", frozenset(map(str, chance.choice(ids, 1 + number % 14, False)))
+        )
+        for number in range(len(score_QN))
+    ]
+    return queries, rank(score_QN, ids, k=40)
+
+
+def test_with_ties_ir_measures_finds_our_figures_in_the_file_and_others_in_raw_scores(tied, tmp_path):
+    """trec_eval takes ties by product_id descending whatever the order, so the file must not hold any."""
+    queries, rankings = tied
+    write_trec(tmp_path, queries, rankings)
+    qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels.trec")))
+    run = list(ir_measures.read_trec_run(str(tmp_path / "run.trec")))
+    raw = [
+        ir_measures.ScoredDoc(query.query_id, hit.product_id, hit.score)
+        for query, ranking in zip(queries, rankings, strict=True)
+        for hit in ranking.hits
+    ]
+    ours = {result.query_id: result.ap_at_10_r for result in evaluate(queries, rankings).results}
+    assert ap_of(qrels, run) == pytest.approx(ours)
+    assert ap_of(qrels, raw) != pytest.approx(ours)
+
+
+def ap_of(qrels, run) -> dict[str, float]:
+    return {value.query_id: value.value for value in ir_measures.iter_calc([ir_measures.AP @ 10], qrels, run)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # numba compiles, and has much to say about it
+def test_with_ties_ranx_finds_our_figures_in_the_file(tied, tmp_path):
+    """ranx divides AP by R too, and compiles for half a minute."""
+    ranx = pytest.importorskip("ranx")
+    queries, rankings = tied
+    write_trec(tmp_path, queries, rankings)
+    theirs = ranx.evaluate(
+        ranx.Qrels.from_file(str(tmp_path / "qrels.trec"), kind="trec"),
+        ranx.Run.from_file(str(tmp_path / "run.trec"), kind="trec"),
+        ["map@10", "precision@1", "precision@10", "recall@1", "recall@10", "mrr"],
+    )
+    ours = evaluate(queries, rankings).of_kind(QueryKind.SPECIFIC)
+    mine = (ours.map_at_10_r, ours.p_at_1, ours.p_at_10, ours.r_at_1, ours.r_at_10, ours.mrr)
+    assert mine == pytest.approx(tuple(theirs.values()))
 
 
 def test_scores_in_the_file_are_positive_and_strictly_fall(gallery, tmp_path):
