@@ -1,6 +1,7 @@
 """Groups and splits: the rule, and what growth may not do."""
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,33 @@ def test_growth_moves_nobody_and_no_key_lies_in_two_splits(batches: list[list[li
         for key in keys[product_id] if place.split is not Split.ASIDE else ():
             splits_of_key.setdefault(key, set()).add(place.split)
     assert all(len(splits) == 1 for splits in splits_of_key.values())
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.lists(KEYS, min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 4))
+def test_no_group_outgrows_the_limit_however_many_come_at_once(batches: list[list[list[Key]]], limit: int) -> None:
+    """With room for few, most newcomers are turned away by somebody: still nobody moves, and each has one place."""
+    keys: dict[str, list[Key]] = {}
+    places: dict[str, Place] = {}
+    for number, batch in enumerate(batches):
+        newcomers = {f"{number}-{index}": own for index, own in enumerate(batch)}
+        placed: dict[Key, KeyState] = {}
+        for product_id, place in places.items():
+            for key in keys[product_id]:
+                placed.setdefault(key, KeyState()).add(place)
+        sizes = Counter(place.group_id for place in places.values())
+        found = place_newcomers(newcomers, placed=placed, group_sizes=sizes, limit=limit)
+        assert set(found) == set(newcomers)
+        keys |= newcomers
+        places |= found
+    assert max(Counter(place.group_id for place in places.values()).values()) <= limit
+    assert len({(place.group_id, place.split) for place in places.values()}) == len(
+        {place.group_id for place in places.values()}
+    )
+
+
+@given(st.text(min_size=1, max_size=12))
+def test_the_split_of_a_founder_depends_on_its_id_alone(product_id: str) -> None:
+    alone = place_newcomers({product_id: []}, placed={}, group_sizes={}, limit=20)[product_id]
+    crowd = {product_id: [], **{f"{product_id}-{number}": [_stem("x")] for number in range(5)}}
+    assert place_newcomers(crowd, placed={}, group_sizes={}, limit=20)[product_id] == alone == new_group(product_id)
