@@ -41,7 +41,8 @@ def decode(data: bytes) -> Pixels:
             limit = f"{MAX_PIXELS // 1_000_000} MP are the most"
             raise ImageError(f"The picture is too large: {width}×{height} px; {limit}.")
         picture.load()
-        return np.array(_rgb(ImageOps.exif_transpose(picture)), dtype=np.uint8)
+        ImageOps.exif_transpose(picture, in_place=True)
+        return np.array(_rgb(picture), dtype=np.uint8)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -92,4 +93,4 @@ def _rgb(picture: Image.Image) -> Image.Image:
         layer = picture.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*WHITE, 255))
         return Image.alpha_composite(ground, layer).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

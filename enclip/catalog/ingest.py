@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -34,6 +34,9 @@ class _Unchanged:
     returns: bool = False  # it was withdrawn, and is live again
 
 
+_Outcome = Arrival | _Unchanged | Rejection
+
+
 def ingest(
     source: CatalogSource,
     store: CatalogStore,
@@ -46,8 +49,8 @@ def ingest(
 ) -> IngestReport:
     """Take a source in: new and changed products, their pictures, and a group and split for each newcomer.
 
-    Rows that cannot be used are set aside and reported; the first of duplicate ids wins. Memory holds a
-    batch of rows and the ids seen. Running again after an interruption goes on: what is in is unchanged.
+    Rows that cannot be used are set aside and reported; the first of duplicate ids wins. Memory holds two
+    batches of rows, however many there are. Running again after an interruption goes on: what is in is unchanged.
 
     Args:
         source: from `enclip.catalog.read.open_source`.
@@ -69,9 +72,13 @@ def ingest(
     with ingest_lock(store.engine):
         total = source.num_rows() if progress is not None else None
         with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as workers:
-            for batch in _batches(tally.first_of_each(source.rows(), wanted)):
+
+            def look(batch: list[RawRow]) -> list[Future[_Outcome]]:
                 known = store.known([row.product.product_id for row in batch])
-                tasks = [workers.submit(_look, source, blobs, row, known.get(row.product.product_id)) for row in batch]
+                return [workers.submit(_look, source, blobs, row, known.get(row.product.product_id)) for row in batch]
+
+            batches = _batches(tally.first_of_each(source.rows(), wanted))
+            for tasks in _one_ahead(map(look, batches)):
                 outcomes = [task.result() for task in tasks]
                 store.upsert([outcome for outcome in outcomes if isinstance(outcome, Arrival)])
                 store.claim([o.product_id for o in outcomes if isinstance(o, _Unchanged) and o.claim], source.name)
@@ -125,7 +132,7 @@ class _Tally:
                 self.ids.add(row.product.product_id)
                 yield row
 
-    def count(self, outcomes: Iterable["Arrival | _Unchanged | Rejection"]) -> None:
+    def count(self, outcomes: Iterable[_Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Rejection):
                 self._reject(outcome)
@@ -143,7 +150,7 @@ class _Tally:
             self._rejections.append(rejection)
 
 
-def _look(source: CatalogSource, blobs: Blobs, row: RawRow, known: Known | None) -> Arrival | _Unchanged | Rejection:
+def _look(source: CatalogSource, blobs: Blobs, row: RawRow, known: Known | None) -> _Outcome:
     """Read a row's picture; decode and store it unless the product is as it was."""
     try:
         data = source.image(row)
@@ -175,6 +182,14 @@ def _withdraw_absent(
             remedy="If the source is complete, run again with --allow-vanish.",
         )
     return store.withdraw(absent)
+
+
+def _one_ahead(started: Iterator[list[Future[_Outcome]]]) -> Iterator[list[Future[_Outcome]]]:
+    """Each of the batches once the next one is started, so that pictures are read while a batch is written."""
+    ahead = next(started, None)
+    while ahead is not None:
+        current, ahead = ahead, next(started, None)
+        yield current
 
 
 def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
