@@ -23,7 +23,7 @@ from enclip.cli import main
 from enclip.config import Settings
 from enclip.errors import EnclipError
 from enclip.models.bases import load_base
-from enclip.models.checkpoint import save_checkpoint
+from enclip.models.checkpoint import WEIGHTS, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.models.soup import estimate_batch_norm
 from enclip.pipeline.open_release import open_release
@@ -46,8 +46,8 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-def flip_a_byte(folder: Path) -> None:
-    path = folder / EMBEDDINGS
+def flip_a_byte(folder: Path, name: str = EMBEDDINGS) -> None:
+    path = folder / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -86,6 +86,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 # Releases by what is wrong with them, after the good one.
 VERSIONS = {damage: version for version, damage in enumerate(DAMAGES, GOOD + 1)}
 OTHER_ENCODER = GOOD + len(DAMAGES) + 1
+DAMAGED_MEMBER = OTHER_ENCODER + 1
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,19 @@ def tiny(seed: int, products: Products, pictures: dict[str, bytes]) -> tuple[Cli
     pixels = np.stack([fit_square(decode(pictures[key]), model.side) for key in products.image_sha256])
     estimate_batch_norm(model, pixels, torch.device("cpu"))
     return model, ClipEncoder(model).encode_images(pixels)
+
+
+def log_epoch(platform: Platform, folder: Path, model: ClipModel) -> EpochVersion:
+    save_checkpoint(folder, model, pixel_side=model.side)
+    return platform.registry.log_epoch(
+        platform.registry.open_run("training", kind="retrain", params={}),
+        folder,
+        instance=0,
+        epoch=0,
+        metrics={},
+        snapshot="5" * 64,
+        num_products=NUM_PRODUCTS,
+    )
 
 
 def log_release(
@@ -144,20 +158,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     platform = open_platform(Settings(ENCLIP_HOME=home, MLFLOW_TRACKING_URI="", ENCLIP_DATABASE_URL=""))
     products, pictures = drawn(scratch / "catalog")
     model, embedding_ND = tiny(0, products, pictures)
-    save_checkpoint(scratch / "checkpoint", model, pixel_side=model.side)
-    epoch = platform.registry.log_epoch(
-        platform.registry.open_run("training", kind="retrain", params={}),
-        scratch / "checkpoint",
-        instance=0,
-        epoch=0,
-        metrics={},
-        snapshot="5" * 64,
-        num_products=len(products),
-    )
+    epoch = log_epoch(platform, scratch / "checkpoint", model)
     for name in ("good", *(damage.replace(" ", "-") for damage in DAMAGES)):
         log_release(platform, scratch / name, products, embedding_ND, epoch, model.side)
     # A release whose files fit each other, but whose member embeds queries in more dimensions.
     log_release(platform, scratch / "narrow", products, embedding_ND[:, :-8].copy(), epoch, model.side)
+    other, other_ND = tiny(1, products, pictures)
+    cracked = log_epoch(platform, scratch / "other-checkpoint", other)
+    log_release(platform, scratch / "cracked", products, other_ND, cracked, other.side)
+    flip_a_byte(platform.registry.fetch_epoch(cracked.source), WEIGHTS)
     for damage, (happen, _) in DAMAGES.items():
         happen(platform.registry.fetch_release(VERSIONS[damage]))
     promote_by_hand(platform, GOOD)
@@ -223,6 +232,11 @@ def test_a_damaged_release_is_refused_when_it_is_opened(shop: Shop, damage: str)
         assert caught.value.remedy
 
 
+def test_a_damaged_member_is_refused_when_the_release_is_opened(shop: Shop) -> None:
+    with pytest.raises(EnclipError, match=f"{WEIGHTS} is damaged"):
+        open_release(shop.platform, DAMAGED_MEMBER)
+
+
 def test_a_member_of_another_dimension_is_refused_when_the_release_is_opened(shop: Shop) -> None:
     with pytest.raises(EnclipError, match=r"by its manifest, but .* by its checkpoints"):
         open_release(shop.platform, OTHER_ENCODER)
@@ -279,6 +293,7 @@ def refused(done: tuple[int, str, str], reason: str) -> None:
     [
         *((VERSIONS[damage], DAMAGES[damage][1]) for damage in list(DAMAGES)[:4]),
         (OTHER_ENCODER, "by its checkpoints"),
+        (DAMAGED_MEMBER, f"{WEIGHTS} is damaged"),
     ],
 )
 def test_the_service_serves_on_and_says_why(shop: Shop, service: str, version: int, reason: str) -> None:
