@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -10,6 +11,8 @@ from enclip.errors import StoreError
 
 Answer = TypeVar("Answer")
 TEMPORARY = ".tmp-"  # begins the name of a file that is still being written
+S3_TIMEOUT_S = 20  # of silence; with the attempts below, a store that hangs fails in about a minute
+S3_ATTEMPTS = 3
 
 
 class Blobs(Protocol):
@@ -61,12 +64,8 @@ class FileBlobs:
 
     def put(self, key: str, data: bytes) -> None:
         path = self.path(key)
-        try:
+        with writing(path):
             write_whole(path, data)
-        except OSError as error:
-            raise StoreError(
-                f"Cannot write {path}: {error.strerror}.", remedy="Free space or fix permissions, and run again."
-            ) from error
 
     def get(self, key: str) -> bytes:
         path = self.path(key)
@@ -92,10 +91,10 @@ class FileBlobs:
 class S3Blobs:
     """A bucket, through boto3. Credentials come from boto3's own chain (environment, profile, role)."""
 
-    def __init__(self, bucket: str, prefix: str, *, endpoint_url: str = "") -> None:
+    def __init__(self, bucket: str, prefix: str, *, endpoint_url: str = "", timeout_s: float = S3_TIMEOUT_S) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._client = s3_client(endpoint_url)
+        self._client = s3_client(endpoint_url, timeout_s=timeout_s)
 
     @property
     def url(self) -> str:
@@ -147,8 +146,8 @@ class S3Blobs:
             ) from error
 
 
-def s3_client(endpoint_url: str = "") -> Any:
-    """A boto3 S3 client with bounded retries and time-outs."""
+def s3_client(endpoint_url: str = "", *, timeout_s: float = S3_TIMEOUT_S) -> Any:
+    """A boto3 S3 client with bounded retries; `timeout_s` of silence end an attempt."""
     import boto3
     from botocore.config import Config
 
@@ -156,14 +155,25 @@ def s3_client(endpoint_url: str = "") -> Any:
         "s3",
         endpoint_url=endpoint_url or None,
         config=Config(
-            retries={"mode": "standard", "max_attempts": 4},
-            connect_timeout=5,
-            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": S3_ATTEMPTS},
+            connect_timeout=min(5, timeout_s),
+            read_timeout=timeout_s,
             # Several S3-compatible stores reject the newer default checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file or folder that is being written into a StoreError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write {path}: {error.strerror or error}.", remedy="Free space or fix permissions, and run again."
+        ) from error
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url, text
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
-from enclip.errors import ConfigError
+from enclip.errors import ConfigError, StoreError
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -22,10 +22,20 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-SQLITE_BUSY_TIMEOUT_MS = 30_000
+SQLITE_BUSY_TIMEOUT_S = 30
 # Any fixed number: names ENCLIP's migration among the advisory locks of a shared Postgres.
 MIGRATION_LOCK = 241116096
 READS_ONLY = "enclip_reads_only"
+# What to try, by the beginning of SQLite's name for the error; what is not here is no fault of the outside.
+SQLITE_REMEDIES = {
+    "SQLITE_BUSY": "Wait for the process that writes to it, or end it, and run again.",
+    "SQLITE_FULL": "Free space on its disk, and run again.",
+    "SQLITE_IOERR": "Check its disk, free space on it, and run again.",
+    "SQLITE_READONLY": "Make it and its folder writable, and run again.",
+    "SQLITE_CANTOPEN": "Make it and its folder readable and writable, and run again.",
+    "SQLITE_CORRUPT": "Restore it from a backup.",
+    "SQLITE_NOTADB": "Restore it from a backup.",
+}
 
 
 class Base(DeclarativeBase):
@@ -38,10 +48,12 @@ def open_database(url: str) -> Engine:
     """An engine on a database that exists and is migrated to this version's schema.
 
     SQLite runs in WAL mode with foreign keys on, and every transaction that may write begins IMMEDIATE,
-    so that two writers queue instead of failing half-way.
+    so that two writers queue instead of failing half-way: for 30 s, or `?timeout=S` in the URL. Whatever
+    befalls the database later, a server that went away or a disk that is full, is a StoreError.
 
     Raises:
         ConfigError: the URL is not understood or the database does not answer.
+        StoreError: the SQLite file is locked, damaged or cannot be written.
     """
     try:
         parsed = make_url(url)
@@ -50,8 +62,11 @@ def open_database(url: str) -> Engine:
                 raise ConfigError(f"Database {url!r} would be lost on exit.", remedy="Name a file.")
             path = Path(parsed.database)
             path.parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_MS / 1000})
+            engine = create_engine(
+                parsed.update_query_dict({"timeout": str(SQLITE_BUSY_TIMEOUT_S)} | dict(parsed.query))
+            )
             _prepare_sqlite(engine)
+            event.listen(engine, "handle_error", _explained)
             with open(f"{path}.migrate", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 _migrate(engine)
@@ -63,6 +78,7 @@ def open_database(url: str) -> Engine:
                     _migrate(engine)
                 finally:
                     guard.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+            event.listen(engine, "handle_error", _explained)
     except (SQLAlchemyError, OSError) as error:
         shown = url if "@" not in url else make_url(url).render_as_string(hide_password=True)
         reason = str(error).splitlines()[0]
@@ -86,7 +102,6 @@ def _prepare_sqlite(engine: Engine) -> None:
     def _on_connect(connection, _record) -> None:  # type: ignore[no-untyped-def]
         connection.isolation_level = None  # we emit BEGIN ourselves
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
@@ -95,6 +110,24 @@ def _prepare_sqlite(engine: Engine) -> None:
     def _on_begin(connection: Connection) -> None:
         reads_only = connection.get_execution_options().get(READS_ONLY, False)
         connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+def _explained(context: ExceptionContext) -> StoreError | None:
+    """What the outside did to the database, in our words; None for what is ours to mend, and for a ping."""
+    error, origin = context.sqlalchemy_exception, context.original_exception
+    if context.is_pre_ping or context.engine is None or not isinstance(error, DatabaseError | InterfaceError):
+        return None
+    name = getattr(origin, "sqlite_errorname", "")
+    if context.engine.dialect.name == "sqlite":
+        remedy = next((remedy for start, remedy in SQLITE_REMEDIES.items() if name.startswith(start)), "")
+    else:
+        gone = context.is_disconnect or isinstance(error, OperationalError | InterfaceError)
+        remedy = "Check that its server runs and has room, and run again." if gone else ""
+    if not remedy:
+        return None
+    shown = context.engine.url.set(query={}).render_as_string(hide_password=True)
+    reason = (str(origin).splitlines() or [type(origin).__name__])[0].strip().rstrip(".")
+    return StoreError(f"Database {shown} cannot be used: {reason}.", remedy=remedy)
 
 
 def _migrate(engine: Engine) -> None:
@@ -106,9 +139,8 @@ def _migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.connect() as connection:
+    with read_only(engine) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
-        connection.rollback()
     if current == ScriptDirectory.from_config(config).get_current_head():
         return
     with engine.begin() as connection:

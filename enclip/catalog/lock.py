@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
-from enclip.errors import CatalogError
+from enclip.errors import CatalogError, StoreError
 
 logger = logging.getLogger(__name__)
 # Any fixed number: names ENCLIP's ingest among the advisory locks of a shared Postgres.
@@ -24,7 +24,7 @@ def ingest_lock(engine: Engine, *, wait_s: float = 600) -> Iterator[None]:
     Postgres: an advisory lock; SQLite, where everyone is on this machine: a lock on a file beside the database.
 
     Raises:
-        CatalogError: another ingest held it for `wait_s` seconds.
+        CatalogError: another ingest held it for `wait_s` seconds, or it was lost to a restart of the database.
     """
     if engine.dialect.name == "postgresql":
         with engine.connect() as connection:
@@ -35,11 +35,24 @@ def ingest_lock(engine: Engine, *, wait_s: float = 600) -> Iterator[None]:
             try:
                 yield
             finally:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+                was_held = _let_go(connection)
+            if not was_held:
+                raise CatalogError(
+                    "The database went away during the ingest; another one may have run beside it since.",
+                    remedy="Run it again: what came in stays in.",
+                )
         return
     with open(Path(f"{engine.url.database}.ingest"), "a") as file:
         _wait(lambda: _lock_file(file.fileno()), wait_s)
         yield
+
+
+def _let_go(connection: Connection) -> bool:
+    """Give the lock back; whether it was still ours."""
+    try:
+        return bool(connection.scalar(text("SELECT pg_advisory_unlock(:key)"), {"key": INGEST_LOCK}))
+    except StoreError:
+        return False
 
 
 def _lock_file(descriptor: int) -> bool:

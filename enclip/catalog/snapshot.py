@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from enclip.blobs import Blobs
+from enclip.blobs import Blobs, writing
 from enclip.catalog.images import decode, fit_square, image_key, longest_side
 from enclip.catalog.store import CatalogDigest, CatalogStore, content_hash
 from enclip.errors import ImageError, SnapshotError, StoreError
@@ -125,18 +125,16 @@ def pixel_map(
     shape = (len(products), side, side, 3)
     if (found := _existing(path, shape)) is not None:
         return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=".npy")
-    os.close(handle)
-    try:
-        _decode_all(products, blobs, Path(name), side=side, progress=progress)
-        Path(name).replace(path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise StoreError(f"Cannot write {path}: {error.strerror}.", remedy="Free space in ENCLIP_HOME.") from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=".npy")
+        os.close(handle)
+        try:
+            _decode_all(products, blobs, Path(name), side=side, progress=progress)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
     found = _existing(path, shape)
     if found is None:
         raise StoreError(f"{path} vanished while it was written.", remedy="Run again.")
@@ -146,6 +144,9 @@ def pixel_map(
 def _decode_all(products: Products, blobs: Blobs, path: Path, *, side: int, progress: Progress | None) -> None:
     shape = (len(products), side, side, 3)
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with open(path, "r+b") as file:
+        # The map's file has holes: writing to one with the disk full would kill this process by SIGBUS.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def fill(row: int) -> None:
         try:

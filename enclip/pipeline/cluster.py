@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from enclip.blobs import writing
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.embed import member_block
@@ -41,34 +42,35 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             searcher = _choose_clusters(platform, plan, choice, products, blocks)
             trained_on = plan.snapshot
         target = platform.scratch / "releases" / run_id
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        searcher.save(target)
-        manifest = write_manifest(
-            target,
-            Manifest(
-                kind=plan.kind,
-                run_id=run_id,
-                parent_release=plan.parent_release,
-                base=plan.recipe.train.base,
-                base_version=choice.base.version if choice.base else None,
-                snapshot=plan.snapshot,
-                trained_on=trained_on,
-                num_products=len(products),
-                members=choice.members,
-                best_member=choice.best_member,
-                clusters=ClusterSettings(count=searcher.clusters.count, pull=searcher.pull),
-                rescored=searcher.rescored,
-                candidates=choice.candidates,
-                chosen_because=choice.chosen_because,
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                git_commit=plan.origin.git_commit,
-                lock_sha256=plan.origin.lock_sha256,
-            ),
-        )
+        with writing(target):
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            searcher.save(target)
+            manifest = write_manifest(
+                target,
+                Manifest(
+                    kind=plan.kind,
+                    run_id=run_id,
+                    parent_release=plan.parent_release,
+                    base=plan.recipe.train.base,
+                    base_version=choice.base.version if choice.base else None,
+                    snapshot=plan.snapshot,
+                    trained_on=trained_on,
+                    num_products=len(products),
+                    members=choice.members,
+                    best_member=choice.best_member,
+                    clusters=ClusterSettings(count=searcher.clusters.count, pull=searcher.pull),
+                    rescored=searcher.rescored,
+                    candidates=choice.candidates,
+                    chosen_because=choice.chosen_because,
+                    created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    git_commit=plan.origin.git_commit,
+                    lock_sha256=plan.origin.lock_sha256,
+                ),
+            )
         step = ReleaseStep(release=platform.registry.log_release(plan.mlflow_run_id, target, manifest))
         folder.write("release", step)
-        shutil.rmtree(target)
+        shutil.rmtree(target, ignore_errors=True)
     return step
 
 

@@ -1,5 +1,6 @@
 """One connection to MLflow: the client, the experiment, and its failures in our words."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -18,7 +19,9 @@ _MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A server that hangs fails in a minute and a half, not in MLflow's quarter of an hour.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 _DEFAULT_URI = threading.Lock()
 
@@ -42,6 +45,8 @@ class Connection:
 
         # MLflow's own configuration resets the level of its logger when it is imported.
         logging.getLogger(mlflow.__name__).setLevel(logging.ERROR)
+        # It logs a traceback of what it raises; whoever asked is told in one message.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         with self.asking("open"), self._making():
             client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
             client.get_experiment_by_name(EXPERIMENT)
@@ -109,11 +114,12 @@ class Connection:
         except EnclipError:
             raise
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            cause = _cause(error)
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
             reason = reason.replace(self.tracking_uri, self.shown_uri)
             raise RegistryError(
                 f"Cannot {what} the registry at {self.shown_uri}: {reason}.",
-                remedy="Check MLFLOW_TRACKING_URI, and that the server runs and allows this host.",
+                remedy=_remedy(cause, reason),
             ) from error
 
     @property
@@ -132,3 +138,27 @@ class Connection:
         with open(f"{path}.migrate", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the database said, where that is behind it: MLflow's own first line may be about its session."""
+    from sqlalchemy.exc import OperationalError
+
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OperationalError) and link.orig is not None:
+            return link.orig
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def _remedy(error: BaseException, reason: str) -> str:
+    """What to try, where the system's number or SQLite's words say what is wrong."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in reason or "disk I/O error" in reason:
+        return "Free space on its disk, and run again."
+    if number in (errno.EROFS, errno.EACCES) or "readonly" in reason:
+        return "Make its files and folders writable, and run again."
+    if "is locked" in reason:
+        return "Wait for the process that writes to it, or end it, and run again."
+    return "Check MLFLOW_TRACKING_URI, and that the server runs and allows this host."
