@@ -15,16 +15,10 @@ import open_clip
 import torch
 from open_clip_train.data import get_csv_dataset
 from report import print_result
+from worlds import drawn_training_data
 
-from enclip.blobs import open_blobs
-from enclip.catalog.drawn import draw_catalog
-from enclip.catalog.ingest import ingest
-from enclip.catalog.read import open_source
-from enclip.catalog.snapshot import load_snapshot, pixel_map, take_snapshot
-from enclip.catalog.store import CatalogStore
-from enclip.database import open_database
 from enclip.models.bases import load_base
-from enclip.models.batches import Batches, TrainingData
+from enclip.models.batches import Batches
 from enclip.models.pixels import prepare
 
 PRODUCTS, BATCH, ROUNDS = 1_500, 64, 3
@@ -33,9 +27,9 @@ PRODUCTS, BATCH, ROUNDS = 1_500, 64, 3
 def main() -> None:
     """Print the median ratio over alternating rounds."""
     with tempfile.TemporaryDirectory(prefix="enclip-bench-") as scratch:
-        folder = draw_catalog(Path(scratch) / "catalog", num_products=PRODUCTS, seed=0)
+        folder, data = drawn_training_data(Path(scratch), num_products=PRODUCTS)
         model = load_base("tiny", seed=0, device=torch.device("cpu"))
-        batches = _ours(folder, Path(scratch), model)
+        batches = Batches(data, model.tokenize, batch_size=BATCH, seed=0)
         theirs = _theirs(folder, model)
         ours_speeds, their_speeds = [], []
         for epoch in range(1, ROUNDS + 1):
@@ -50,17 +44,6 @@ def main() -> None:
         better="higher",
         goal=10,
     )
-
-
-def _ours(folder, scratch, model):
-    store = CatalogStore(open_database(f"sqlite:///{scratch / 'catalog.db'}"))
-    blobs = open_blobs(str(scratch / "store"))
-    ingest(open_source(str(folder)), store, blobs)
-    digest = take_snapshot(store, blobs).digest
-    products = load_snapshot(blobs, digest)
-    pixels = pixel_map(products, blobs, side=80, scratch=scratch, digest=digest)
-    data = TrainingData(products=products, pixels=pixels, rows=np.arange(len(products)))
-    return Batches(data, model.tokenize, batch_size=BATCH, seed=0)
 
 
 def _theirs(folder, model):

@@ -14,12 +14,14 @@ def print_result(
     ratio: float,
     better: Literal["higher", "lower"],
     goal: float,
+    peak_memory_mb: float | None = None,
 ) -> None:
     """Print `{"bench", "ours", "peer", "peer_name", "ratio", "better", "goal", "peak_memory_mb"}`.
 
-    `ratio` is what the goal is about: ours over the peer's, paired within the run.
+    `ratio` is what the goal is about: ours over the peer's, paired within the run. Peak memory is this
+    process's where none is given.
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory_mb or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
             {

@@ -195,7 +195,7 @@ def test_products_with_one_caption_for_all_are_one_clear_error(shapes: TrainingD
     same = {"name": "Shirt", "base_colour": "", "article_type": "Shirts", "gender": ""}
     columns = {column: np.full(size, value, dtype=object) for column, value in same.items()}
     alike = replace(shapes, products=replace(shapes.products, **columns))
-    with pytest.raises(TrainingError, match="same captions.*Take in names"):
+    with pytest.raises(TrainingError, match=r"same captions.*Take in names"):
         _fit(alike, tmp_path)
 
 
