@@ -2,8 +2,10 @@
 
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -68,8 +70,8 @@ def ingest(
         StoreError: a blob or the S3 source cannot be reached.
     """
     wanted = frozenset(category.casefold() for category in categories)
-    tally = _Tally()
-    with ingest_lock(store.engine):
+    with ingest_lock(store.engine), closing(_Ids()) as ids:
+        tally = _Tally(ids)
         total = source.num_rows() if progress is not None else None
         with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as workers:
 
@@ -86,7 +88,7 @@ def ingest(
                 if progress is not None:
                     progress(tally.rows, max(total, tally.rows) if total is not None else None)
         placed = assign_places(store.engine)
-        gone = _withdraw_absent(source, store, tally.ids, wanted, allow_vanish) if mode == "full" else 0
+        gone = _withdraw_absent(source, store, ids, wanted, allow_vanish) if mode == "full" else 0
     report = tally.report(gone)
     logger.info(
         "%s: %d accepted (%d placed), %d unchanged, %d rejected, %d gone",
@@ -106,11 +108,34 @@ def in_categories(product: Product, wanted: frozenset[str]) -> bool:
     return not wanted or bool(wanted & own)
 
 
+class _Ids:
+    """A set of ids on disk: millions of them would take hundreds of megabytes. Used by one thread."""
+
+    def __init__(self) -> None:
+        # SQLite deletes a database without a name when it is closed. Nobody reads it after a crash.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA cache_size = -16000")  # KiB
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")  # one transaction, never ended: a commit for each id would write each id
+
+    def add(self, product_id: str) -> bool:
+        """Whether the id is new."""
+        return self._database.execute("INSERT OR IGNORE INTO ids VALUES (?)", (product_id,)).rowcount == 1
+
+    def __contains__(self, product_id: str) -> bool:
+        return self._database.execute("SELECT 1 FROM ids WHERE id = ?", (product_id,)).fetchone() is not None
+
+    def close(self) -> None:
+        self._database.close()
+
+
 class _Tally:
     """What has come of the rows so far."""
 
-    def __init__(self) -> None:
-        self.ids: set[str] = set()
+    def __init__(self, ids: _Ids) -> None:
+        self._ids = ids
         self.rows = 0
         self._accepted = 0
         self._unchanged = 0
@@ -124,12 +149,14 @@ class _Tally:
             if isinstance(row, Rejection):
                 # A row that is there but cannot be read does not mean that its product is gone.
                 if row.product_id:
-                    self.ids.add(row.product_id)
+                    self._ids.add(row.product_id)
                 self._reject(row)
-            elif row.product.product_id in self.ids:
-                self._reject(Rejection(row.row, row.product.product_id, "the id has come before in this source"))
-            elif in_categories(row.product, wanted):
-                self.ids.add(row.product.product_id)
+                continue
+            is_wanted = in_categories(row.product, wanted)
+            product_id = row.product.product_id
+            if (not self._ids.add(product_id)) if is_wanted else (product_id in self._ids):
+                self._reject(Rejection(row.row, product_id, "the id has come before in this source"))
+            elif is_wanted:
                 yield row
 
     def count(self, outcomes: Iterable[_Outcome]) -> None:
@@ -171,13 +198,17 @@ def _look(source: CatalogSource, blobs: Blobs, row: RawRow, known: Known | None)
 
 
 def _withdraw_absent(
-    source: CatalogSource, store: CatalogStore, seen: set[str], wanted: frozenset[str], allow_vanish: bool
+    source: CatalogSource, store: CatalogStore, seen: _Ids, wanted: frozenset[str], allow_vanish: bool
 ) -> int:
-    scope = [product.product_id for product in store.carried_by(source.name) if in_categories(product, wanted)]
-    absent = [product_id for product_id in scope if product_id not in seen]
-    if len(absent) > MAX_VANISH * len(scope) and not allow_vanish:
+    in_scope, absent = 0, []
+    for product in store.carried_by(source.name):
+        if in_categories(product, wanted):
+            in_scope += 1
+            if product.product_id not in seen:
+                absent.append(product.product_id)
+    if len(absent) > MAX_VANISH * in_scope and not allow_vanish:
         raise CatalogError(
-            f"{len(absent)} of {len(scope)} products of {source.name} would vanish, more than {MAX_VANISH:.0%}; "
+            f"{len(absent)} of {in_scope} products of {source.name} would vanish, more than {MAX_VANISH:.0%}; "
             "what came in stays in, and nothing was withdrawn.",
             remedy="If the source is complete, run again with --allow-vanish.",
         )

@@ -2,6 +2,8 @@
 
 import io
 import threading
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +15,10 @@ from enclip.blobs import FileBlobs
 from enclip.catalog.images import image_key
 from enclip.catalog.ingest import BATCH, ingest
 from enclip.catalog.lock import ingest_lock
-from enclip.catalog.read import open_source
+from enclip.catalog.read import RawRow, open_source
 from enclip.catalog.store import CatalogStore
 from enclip.errors import CatalogError, StoreError
-from enclip.records import IngestReport, Split
+from enclip.records import IngestReport, Rejection, Split
 
 from .conftest import picture, row, write_catalog
 
@@ -265,3 +267,49 @@ def test_the_clock_is_the_caller_s(tmp_path: Path, sqlite_store: CatalogStore, b
     ingest(open_source(str(write_catalog(tmp_path / "shop", [row(1)]))), store, blobs)
     with store.engine.connect() as connection:
         assert str(connection.scalar(text("SELECT first_seen_at FROM products"))).startswith("2030-01-02")
+
+
+def test_memory_does_not_grow_with_the_rows_set_aside(sqlite_store: CatalogStore, blobs: FileBlobs) -> None:
+    """All are counted and a thousand listed; ids seen lie on disk."""
+
+    class Unusable:
+        name = "unusable"
+
+        def num_rows(self) -> None:
+            return None
+
+        def rows(self) -> Iterator[Rejection]:
+            for number in range(60_000):
+                yield Rejection(number + 1, f"product-{number}", "it cannot be used")
+
+        def image(self, row: RawRow) -> bytes:
+            raise AssertionError("no row is usable")
+
+    tracemalloc.start()
+    report = ingest(Unusable(), sqlite_store, blobs)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert _figures(report) == (0, 0, 60_000, 0)
+    assert [rejection.row for rejection in report.rejections] == list(range(1, 1001))
+    assert peak < 3_000_000  # a set of the ids alone had 7 MB
+
+
+def test_the_same_picture_under_many_ids_is_kept_once(store: CatalogStore, blobs: FileBlobs, tmp_path: Path) -> None:
+    rows = [row(number) for number in range(1, 16)]
+    shop = write_catalog(tmp_path / "shop", rows, {product["id"]: picture(1) for product in rows})
+    assert _figures(ingest(open_source(str(shop)), store, blobs)) == (15, 0, 0, 0)
+    assert len(list(blobs.keys("images/"))) == 1
+    assert len(set(store.products().split)) == 1  # what looks the same is never on both sides of a split
+
+
+def test_a_row_set_aside_keeps_its_product_wherever_the_id_stands(
+    store: CatalogStore, blobs: FileBlobs, tmp_path: Path
+) -> None:
+    shop = write_catalog(tmp_path / "shop", [row(number) for number in range(1, 11)])
+    lines = [f"Shirts,{number},Shirt {number}" for number in range(1, 11)]
+    (shop / "styles.csv").write_text("\n".join(["articleType,id,productDisplayName", *lines]))
+    ingest(open_source(str(shop)), store, blobs)
+    damaged = ["Shirts,1", f"Shirts,2,{'x' * 1_500_000}", "Shirts,3,NUL\0", *lines[3:]]
+    (shop / "styles.csv").write_text("\n".join(["articleType,id,productDisplayName", *damaged]))
+    assert _figures(ingest(open_source(str(shop)), store, blobs, mode="full", allow_vanish=True)) == (0, 7, 3, 0)
+    assert store.withdrawn_ids() == frozenset()
