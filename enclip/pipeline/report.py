@@ -3,6 +3,7 @@
 import json
 import platform as machine
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from enclip.pipeline.measure import measure_release
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
-from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder, TrainStep
+from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder, Timing, TrainStep
 from enclip.pipeline.validate import DEPTH, Validator
 from enclip.records import EpochVersion, Floats, QueryKind, Split
 
@@ -88,6 +89,7 @@ def write_report(
         "search_ratio": evaluation.search_ratio,
         "memory_ratio": evaluation.memory_ratio,
         "train_images_per_s": trained.images_per_s,
+        "wall": _wall(runs.timings()),
         "seconds_by_step": {timing.step: timing.seconds for timing in runs.timings()},
         "peak_memory_mb_by_step": {timing.step: timing.peak_memory_mb for timing in runs.timings()},
         "git_commit": plan.origin.git_commit,
@@ -152,6 +154,20 @@ def _gain(measured: dict[str, dict[QueryKind, list[float]]], ours: str, theirs: 
     return gains
 
 
+def _wall(timings: list[Timing]) -> dict[str, float]:
+    """Seconds from the first step's start to the last one's end, and those in which no step was at work.
+
+    In between lie what starts the steps (Airflow, or a shell) and the starts of their processes.
+    """
+    spans = sorted((datetime.fromisoformat(timing.started_at).timestamp(), timing.seconds) for timing in timings)
+    start = end = spans[0][0]
+    between = 0.0
+    for began, seconds in spans:
+        between += max(0.0, began - end)
+        end = max(end, began + seconds)
+    return {"seconds": round(end - start, 1), "between_steps": round(between, 1)}
+
+
 def _cpu_count() -> int:
     import os
 
@@ -159,6 +175,7 @@ def _cpu_count() -> int:
 
 
 def _markdown(figures: dict[str, Any], name: str) -> str:
+    wall = figures["wall"]
     gain, clusters = figures["ensemble_gain_over_best_epoch"], figures["clusters_gain"]
     sections = [
         f"# {name}\n",
@@ -230,5 +247,7 @@ def _markdown(figures: dict[str, Any], name: str) -> str:
             ]
             + [("total", f"{sum(figures['seconds_by_step'].values()):.1f}", "")],
         ),
+        f"\nFrom first to last: {wall['seconds']:.0f} s, of which {wall['between_steps']:.0f} s "
+        f"({wall['between_steps'] / wall['seconds']:.1%}) between steps: Airflow, and the starts of processes.\n",
     ]
     return "\n".join(sections).rstrip() + "\n"

@@ -237,7 +237,7 @@ class RunFolder:
             f"runs/{self.run_id}/timing/{step}.json",
             Timing(
                 step=step,
-                started_at=started.isoformat(timespec="seconds"),
+                started_at=started.isoformat(timespec="milliseconds"),
                 seconds=round(time.monotonic() - start, 2),
                 peak_memory_mb=round(peak_memory_mb(), 1),
             )
