@@ -101,11 +101,13 @@ def write_report(
 
 
 def _pulled(platform: Platform, release: int, plan: Plan, gate: Validator) -> dict[str, dict[QueryKind, list[float]]]:
-    """The release with its clusters at every pull that was tried on *select*, whatever was chosen."""
+    """The release without its index, and with its clusters at every pull that was tried on *select*."""
     opened = open_release(platform, release)
     blocks = opened.encode_texts(gate.texts)
     allowed = opened.products.split == Split.GATE
-    found = {}
+    row_N = np.flatnonzero(allowed)
+    exact_QN = opened.searcher.exact_scores(blocks)[:, row_N]
+    found = {"every product scored, without index and clusters": _by_kind(gate, exact_QN)}
     for pull in plan.recipe.release.pulls:
         rankings = opened.searcher.with_pull(pull).search(blocks, k=DEPTH, allowed=allowed)
         results = evaluate(gate.queries, rankings).results

@@ -227,7 +227,7 @@ def test_the_default_policy_is_the_normal_one() -> None:
 
 
 def test_the_report_of_their_errors_is_about_these_policies_and_the_bars_hold() -> None:
-    """docs/reports/gate-errors.json is made by bench/gate_errors.py; a policy that changes needs a new one."""
+    """docs/reports/gate-errors.json is made by bench/studies/gate_errors.py; a policy that changes needs a new one."""
     report = json.loads((Path(__file__).parents[2] / "docs/reports/gate-errors.json").read_text())
     for name, policy in report["policies"].items():
         assert GatePolicy.named(name) == GatePolicy(**policy)

@@ -3,7 +3,7 @@
 A drawn retrain is an `EvaluationStep`: AP@10 of challenger, champion, best member and the year's best on
 every gate query. It goes through `enclip.pipeline.gate.evidence_of` and `enclip.gates.decide`, as a run's does.
 
-    python bench/gate_errors.py --out docs/reports --catalog path/to/catalog
+    python bench/studies/gate_errors.py --out docs/reports --catalog path/to/catalog
 
 With `--catalog`, query_dependence.py also asks of real products whether queries depend on each other.
 
@@ -38,7 +38,7 @@ from enclip.recipes import GatePolicy, Strictness
 from enclip.records import QueryKind
 
 SEED = 20_261_121
-REAL = Path(__file__).parent.parent / "docs/reports/main-job.json"
+REAL = Path(__file__).parents[2] / "docs/reports/main-job.json"
 # Gate queries "Casual Shoes" by category; the report counts the specific ones alone. 40 in all.
 TYPES = {
     "Bags": 3, "Belts": 1, "Bottomwear": 5, "Dress": 1, "Eyewear": 1, "Flip Flops": 1, "Fragrance": 2,
@@ -367,8 +367,8 @@ def markdown(found: dict[str, Any]) -> str:
         "# How often the gates are wrong",
         f"{found['retrains']:,} synthetic retrains a row, judged by the real evidence and decision code; "
         f"seed {found['seed']}, {found['resamples']} resamples. Made by "
-        "`.venv/bin/python bench/gate_errors.py --out docs/reports --catalog PATH`, which says how they are drawn. "
-        "Intervals are Wilson's, 95%.",
+        "`.venv/bin/python bench/studies/gate_errors.py --out docs/reports --catalog PATH`, "
+        "which says how they are drawn. Intervals are Wilson's, 95%.",
         f"**Size.** {num_real} specific and {sum(TYPES.values())} type queries in "
         f"{len({query.category for query in shop_of(1).queries})} categories, as in [main-job](main-job.md). "
         "**Noise** is the standard deviation, over queries, of the difference in AP@10 between two retrains of "
@@ -446,8 +446,9 @@ def _independence(seen: dict[str, float] | None) -> list[str]:
         "## Are queries independent?",
         "The bootstrap takes them so, though they rank the same products. Over "
         f"{seen['num_galleries']} disjoint galleries of the real catalog ({seen['mean_num_queries']:.0f} specific "
-        "queries each, two cheap systems at a time; `bench/query_dependence.py`), the mean difference between two "
-        f"systems varied {seen['spread_ratio_specific']:.2f} times as much as the queries of one gallery predict "
+        "queries each, two cheap systems at a time; `bench/studies/query_dependence.py`), the mean "
+        f"difference between two systems varied {seen['spread_ratio_specific']:.2f} times as much as the queries of "
+        f"one gallery predict "
         f"({seen['spread_ratio_with_type']:.2f} times with type queries, which share relevant products with the "
         f"specific ones); two queries of one category correlate by {seen['correlation_within_category']:+.3f}. "
         "More than 1 would have called for a bootstrap by clusters of queries; there is no sign of that. Less than "
