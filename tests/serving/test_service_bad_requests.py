@@ -59,6 +59,7 @@ def check_problem(answer: httpx.Response, status: int, *, field: str = "", says:
         ({"text": "   \n\t "}, "body", "give text, an image, or both"),
         ({"text": "\x00\x01"}, "body", "give text, an image, or both"),
         ({"text": "x" * 1001}, "text", "1000"),
+        ({"text": "x" * 100_000}, "text", "1000"),
         ({"text": 7}, "text", "string"),
         ({"text": "x", "k": 0}, "k", "greater than or equal to 1"),
         ({"text": "x", "k": 101}, "k", "less than or equal to 100"),
@@ -86,8 +87,15 @@ def test_a_bad_field_is_named(client: httpx.Client, body: dict, field: str, says
 
 @pytest.mark.parametrize(
     "image",
-    [b"GIF89a", b"no picture at all", jpeg()[:300], b"<svg xmlns='http://www.w3.org/2000/svg'/>", bomb()],
-    ids=["cut gif", "text", "cut jpeg", "svg", "bomb"],
+    [
+        b"GIF89a",
+        b"no picture at all",
+        b"<html></html>",
+        jpeg()[:300],
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        bomb(),
+    ],
+    ids=["cut gif", "text", "html", "cut jpeg", "svg", "bomb"],
 )
 def test_what_is_no_picture_is_said_to_be_none(client: httpx.Client, image: bytes) -> None:
     check_problem(client.post("/v1/search", json={"image": as_base64(image)}), 422, says="picture")
@@ -123,6 +131,13 @@ def test_words_that_no_tokenizer_takes_are_cleaned(client: httpx.Client) -> None
     for text in odd:
         answer = client.post("/v1/search", content=json.dumps({"text": text}).encode(), headers=JSON)
         assert answer.status_code in (200, 422), answer.text
+
+
+@pytest.mark.parametrize("text", ["👕🟦", "👨‍👩‍👧", "قميص أزرق", "\u202eshirt", "[/b]", "=cmd|' /C calc'!A0"])
+def test_words_in_any_script_are_searched(client: httpx.Client, text: str) -> None:
+    answer = client.post("/v1/search", json={"text": text, "k": 3})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["results"]) == 3
 
 
 def test_a_body_that_is_too_large_is_refused_announced_or_not(client: httpx.Client) -> None:

@@ -291,7 +291,7 @@ def test_memory_does_not_grow_with_the_rows_set_aside(sqlite_store: CatalogStore
     tracemalloc.stop()
     assert _figures(report) == (0, 0, 60_000, 0)
     assert [rejection.row for rejection in report.rejections] == list(range(1, 1001))
-    assert peak < 3_000_000  # a set of the ids alone had 7 MB
+    assert peak < 3_000_000  # a set of the ids alone had 6 MB
 
 
 def test_the_same_picture_under_many_ids_is_kept_once(store: CatalogStore, blobs: FileBlobs, tmp_path: Path) -> None:
