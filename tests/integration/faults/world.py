@@ -1,0 +1,209 @@
+"""A tiny world for faults: a home after every step of a run, and children that die where they are told."""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import re
+import secrets
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from enclip import ledger
+from enclip.config import Settings
+from enclip.pipeline.choose import choose
+from enclip.pipeline.cluster import build
+from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.evaluate import evaluate_run
+from enclip.pipeline.gate import decide
+from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.platform import Platform, open_platform
+from enclip.pipeline.promote_run import promote_run
+from enclip.pipeline.snapshot import take
+from enclip.pipeline.train import train
+from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
+
+# Children fork from a process that has everything loaded and nothing open.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        __name__,
+        "mlflow.pyfunc",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "mlflow.store.model_registry.sqlalchemy_store",
+        "alembic.command",
+    ]
+)
+
+RUN = "first"
+# These tests are about what is lost, not about quality: every gate is wide open.
+OPEN = GatePolicy(
+    margin=2, category_margin=2, floor=0, max_overfit=2, max_search_ratio=1e6, max_memory_ratio=1e6, bootstrap=200
+)
+
+
+def recipe(root: Path, *, seed: int = 0) -> RetrainRecipe:
+    """Two epochs of a few thousand weights, two members, two shards."""
+    return RetrainRecipe(
+        train=TrainRecipe(base=f"local-dir:{root / 'base'}", epochs=2, instances=1, batch_size=16, seed=seed),
+        release=ReleaseRecipe(min_members=2, max_members=2, cluster_counts=(4,), pulls=(0.0,), shards=2),
+        gate=OPEN,
+    )
+
+
+def root_of(platform: Platform) -> Path:
+    """The folder in which a home lies beside its catalog and its base weights."""
+    return platform.settings.home.parent
+
+
+def embed_all(platform: Platform, run_id: str = RUN) -> None:
+    for task in plan_embedding(platform, run_id):
+        embed(platform, run_id, member=task.member, shard=task.shard)
+
+
+STEPS: dict[str, Callable[[Platform], object]] = {
+    "ingest": lambda platform: ingest_source(platform, str(root_of(platform) / "catalog")),
+    "snapshot": lambda platform: take(platform, RUN, recipe(root_of(platform))),
+    "train": lambda platform: train(platform, RUN, environment={}),
+    "choose": lambda platform: choose(platform, RUN),
+    "embed": embed_all,
+    "cluster": lambda platform: build(platform, RUN),
+    "evaluate": lambda platform: evaluate_run(platform, RUN),
+    "gate": lambda platform: decide(platform, RUN),
+    "promote": lambda platform: promote_run(platform, RUN),
+}
+BEFORE = {"ingest": "nothing", **{after: before for before, after in pairwise(STEPS)}}
+
+
+def open_home(home: Path, **environment: str) -> Platform:
+    nowhere = {"ENCLIP_DATABASE_URL": "", "ENCLIP_STORE_URL": "", "MLFLOW_TRACKING_URI": ""}
+    return open_platform(Settings(**{"ENCLIP_HOME": home, **nowhere, **environment}))
+
+
+def copy_home(home: Path, target: Path) -> Path:
+    """A home that shares nothing with the first: MLflow knows the new place of its files."""
+    shutil.copytree(home, target, dirs_exist_ok=True)  # the target may be a disk of its own
+    if (target / "mlflow.db").exists():
+        with contextlib.closing(sqlite3.connect(target / "mlflow.db")) as connection, connection:
+            for table, column in (
+                ("experiments", "artifact_location"),
+                ("logged_models", "artifact_location"),
+                ("runs", "artifact_uri"),
+            ):
+                change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+                connection.execute(change, (f"file://{home}/", f"file://{target}/"))
+    return target
+
+
+def state_of(home: Path, **environment: str) -> dict[str, Any]:
+    """All that a home holds which another run of the same steps must hold too: no clocks, no random ids."""
+    platform = open_home(home, **environment)
+    registry = platform.registry
+    records = {
+        key: _bare(platform.blobs.get(key).decode())
+        for key in platform.blobs.keys("runs/")
+        if key.endswith(".json") and "/timing/" not in key
+    }
+    arrays = {
+        key: sha256(platform.blobs.get(key)).hexdigest()
+        for key in platform.blobs.keys("")
+        if key.endswith((".npy", ".parquet"))
+    }
+    attempt = ledger.last_attempt(platform.database)
+    state = {
+        "catalog": platform.catalog.state_digest(),
+        "blobs": sorted(key for key in platform.blobs.keys("") if "/timing/" not in key),
+        "records": records,
+        "arrays": arrays,
+        "epochs": [
+            (epoch.version, epoch.instance, epoch.epoch, epoch.weights_sha256) for epoch in registry.epochs(RUN)
+        ],
+        "releases": [
+            (release.version, _bare(registry.release_manifest(release.version).model_dump_json()))
+            for release in registry.releases()
+        ],
+        "aliases": registry.aliases(),
+        "moves": [
+            (move.action, move.from_release, move.to_release, move.by, move.reason)
+            for move in ledger.history(platform.database)
+        ],
+        "attempt": attempt and (attempt.run_id, attempt.snapshot, attempt.outcome),
+    }
+    platform.database.dispose()
+    return state
+
+
+def _bare(text: str) -> Any:
+    """A record without what differs between two runs of the same step: times, speeds, MLflow's random ids."""
+    text = re.sub(r"m-[0-9a-f]{32}", "m-…", text)
+    text = re.sub(r'"metrics": ?\{[^}]*\}', '"metrics": {}', text)  # in MLflow; a resumed run's record has them there
+    text = re.sub(r"\d+\.\d{4,}", lambda match: f"{float(match[0]):.4f}".rstrip("0"), text)  # so are all digits
+    text = re.sub(r'"(mlflow_run_id|created_at|git_commit)": ?"[^"]*"', r'"\1": ""', text)
+    text = re.sub(r'"(images_per_s|search_ratio|value)": ?[0-9.e-]+', r'"\1": 0', text)
+    return re.sub(r'"reason": ?"[^"]*(search|Search)[^"]*"', '"reason": ""', text)
+
+
+@dataclass(frozen=True)
+class World:
+    """Homes after each step of one unbroken run, and what each of them held."""
+
+    root: Path
+    states: dict[str, dict[str, Any]]
+
+    def home_after(self, step: str) -> Path:
+        """A copy of the home as it was after a step; "nothing": a new one."""
+        # MLflow keeps its connection to a path: each home has a path of its own.
+        return copy_home(self.root / f"after-{step}", self.root / f"home-{secrets.token_hex(6)}")
+
+
+class Dying:
+    """Kills this process before its n-th step towards the disk: a sync, a rename, a copy, a commit."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def step(self, *_: Any) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        for module, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "link"), (shutil, "copyfile")):
+            setattr(module, name, self._before(getattr(module, name)))
+        event.listen(Engine, "commit", self.step)  # the catalog's, the ledger's and MLflow's
+
+    def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            self.step()
+            return call(*args, **options)
+
+        return wrapped
+
+
+def die_in_step(home: Path, step: str, at: int) -> None:
+    platform = open_home(home)
+    Dying(at).install()
+    STEPS[step](platform)
+
+
+def in_child(function: Callable[..., None], *args: Any) -> int:
+    """Run a function in a process of its own; its exit code, negative for the signal that ended it."""
+    child = CHILDREN.Process(target=_run, args=(function, *args))
+    child.start()
+    child.join(300)
+    assert child.exitcode is not None, f"{function.__name__}{args} hangs"
+    return child.exitcode
+
+
+def _run(function: Callable[..., None], *args: Any) -> None:
+    gc.disable()  # a collection would copy everything that the parent has loaded
+    function(*args)
