@@ -166,13 +166,19 @@ def s3_client(endpoint_url: str = "", *, timeout_s: float = S3_TIMEOUT_S) -> Any
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about a file or folder that is being written into a StoreError that names it."""
+def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
+    """Turn what the system says about a file or folder that is being written into a StoreError that names it.
+
+    Args:
+        also: what a library raises where it hides the system's own error.
+    """
+    kinds: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
-    except OSError as error:
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise StoreError(
-            f"Cannot write {path}: {error.strerror or error}.", remedy="Free space or fix permissions, and run again."
+            f"Cannot write {path}: {reason}.", remedy="Free space or fix permissions, and run again."
         ) from error
 
 

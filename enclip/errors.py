@@ -2,7 +2,7 @@
 
     EnclipError
     ├── ConfigError         a setting or recipe that cannot be used
-    ├── StoreError          a blob (picture, snapshot, embedding) that cannot be read or written
+    ├── StoreError          a blob (picture, snapshot, embedding) or the database that cannot be read or written
     ├── CatalogError        a catalog file, its columns or its rows
     │   ├── ImageError      one picture that cannot be decoded
     │   └── SnapshotError   a snapshot that is missing or damaged
@@ -48,7 +48,7 @@ class ConfigError(EnclipError):
 
 
 class StoreError(EnclipError):
-    """A blob that cannot be read or written."""
+    """A blob or the database that cannot be read or written."""
 
 
 class CatalogError(EnclipError):

@@ -100,7 +100,8 @@ def _num_products(engine: Engine) -> int:
 
 def _newcomers(engine: Engine, limit: int) -> dict[str, str]:
     """Up to `limit` products without a place → their pictures; those of one title stem come together."""
-    stem = (KEYS.c.product_id == PRODUCTS.c.product_id) & (KEYS.c.kind == int(KeyKind.STEM))
+    # The sum keeps SQLite from looking keys up by their kind: it would read all stems for every newcomer.
+    stem = (KEYS.c.product_id == PRODUCTS.c.product_id) & (KEYS.c.kind + 0 == int(KeyKind.STEM))
     query = (
         select(PRODUCTS.c.product_id, PRODUCTS.c.image_sha256)
         .outerjoin(KEYS, stem)

@@ -113,7 +113,8 @@ def picture_signature(pixels_HWC: NDArray[np.uint8]) -> PictureSignature:
     picture = Image.fromarray(pixels_HWC)
     grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
     low = (_DCT @ grey @ _DCT.T).reshape(-1)[1 : BANDS * BAND_BITS + 1]
-    bands = tuple(key for band in range(BANDS) for key in _band_keys(band, (low - np.median(low))[band::BANDS]))
+    margins = low - np.median(low)
+    bands = tuple(key for band in range(BANDS) for key in _band_keys(band, margins[band::BANDS]))
     thumb = np.asarray(picture.resize(THUMB_SIZE, Image.Resampling.BOX), np.uint8)
     return PictureSignature(bands, thumb.tobytes())
 

@@ -81,7 +81,7 @@ def ingest(
 
             batches = _batches(tally.first_of_each(source.rows(), wanted))
             for tasks in _one_ahead(map(look, batches)):
-                outcomes = [task.result() for task in tasks]
+                outcomes = _results(tasks, workers)
                 store.upsert([outcome for outcome in outcomes if isinstance(outcome, Arrival)])
                 store.claim([o.product_id for o in outcomes if isinstance(o, _Unchanged) and o.claim], source.name)
                 tally.count(outcomes)
@@ -213,6 +213,15 @@ def _withdraw_absent(
             remedy="If the source is complete, run again with --allow-vanish.",
         )
     return store.withdraw(absent)
+
+
+def _results(tasks: Sequence[Future[_Outcome]], workers: ThreadPoolExecutor) -> list[_Outcome]:
+    """What a batch's looks found; after one that failed, no other is begun, since each may wait for the store."""
+    try:
+        return [task.result() for task in tasks]
+    except BaseException:
+        workers.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _one_ahead(started: Iterator[list[Future[_Outcome]]]) -> Iterator[list[Future[_Outcome]]]:

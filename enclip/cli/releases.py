@@ -62,12 +62,14 @@ def promote(
 
     Naming a version promotes that one without looking at gates; it is recorded as a person's decision.
     """
+    from enclip.pipeline.open_release import open_release
     from enclip.pipeline.promote import promote_by_hand
     from enclip.pipeline.promote_run import promote_run
 
     opened = platform()
     if release:
-        _show_promotion(promote_by_hand(opened, release, reason=reason), json)
+        version = open_release(opened, release).version  # no service could follow to one that is damaged
+        _show_promotion(promote_by_hand(opened, version, reason=reason), json)
     else:
         _show_promotion(promote_run(opened, run_of(opened, run), approved=approve, reason=reason), json)
 
@@ -78,9 +80,15 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Point the alias champion back. Withdrawn products stay withdrawn."""
+    from enclip.pipeline.open_release import open_release
+    from enclip.pipeline.promote import previous_release
     from enclip.pipeline.promote import rollback as step
 
-    _show_promotion(step(platform(), to=to or None, reason=reason), json)
+    opened = platform()
+    target = to or previous_release(opened)
+    if target is not None:
+        open_release(opened, target)  # no service could follow to one that is damaged
+    _show_promotion(step(opened, to=to or None, reason=reason), json)
 
 
 def report(

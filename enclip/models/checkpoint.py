@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from enclip.blobs import write_whole
+from enclip.blobs import write_whole, writing
 from enclip.errors import WeightsError
 from enclip.models.architecture import Architecture, build_module, build_tokenizer
 from enclip.models.clip import ClipModel
@@ -45,13 +45,16 @@ def save_checkpoint(folder: Path, model: ClipModel, *, pixel_side: int) -> str:
 
     Args:
         pixel_side: side in px of the stored canvases that the checkpoint was trained on.
+
+    Raises:
+        StoreError: the disk is full or cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / WEIGHTS
     temporary = folder / f".tmp-{WEIGHTS}"
-    save_file(state_of(model.module), temporary)
-    sha256 = file_sha256(temporary)
-    temporary.replace(path)
+    with writing(folder / WEIGHTS, SafetensorError):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state_of(model.module), temporary)
+        sha256 = file_sha256(temporary)
+        temporary.replace(folder / WEIGHTS)
     card = Card(
         architecture=model.architecture,
         init_id=model.init_id,

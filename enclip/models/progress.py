@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from enclip.blobs import writing
 from enclip.errors import TrainingError
 from enclip.models.batches import TrainingData
 from enclip.models.checkpoint import digest_of
@@ -60,8 +61,9 @@ def save_state(folder: Path, *, name: str, results: list[EpochResult], tensors: 
     """Write the state after a finished epoch; a crash leaves the one before it."""
     rows = [{**asdict(result), "folder": result.folder.name} for result in results]
     temporary = folder / f".tmp-{STATE}"
-    torch.save({"fingerprint": name, "results": json.dumps(rows), **tensors}, temporary)
-    temporary.replace(folder / STATE)
+    with writing(folder / STATE, RuntimeError):
+        torch.save({"fingerprint": name, "results": json.dumps(rows), **tensors}, temporary)
+        temporary.replace(folder / STATE)
 
 
 def load_state(folder: Path, *, name: str, device: torch.device) -> tuple[list[EpochResult], dict[str, Any]]:

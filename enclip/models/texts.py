@@ -6,27 +6,35 @@ all the time: neither padding nor a second copy of a caption is sent through the
 
 from typing import Any
 
+import torch
 from open_clip.model import CLIP
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
-from torch import unique as unique_rows
+
+# oneDNN keeps a program for each shape that it has met: without rounding, a training grew by 1 GB.
+LENGTH_STEP, TEXTS_STEP = 8, 32
 
 
 def distinct(token_CL: Tensor) -> tuple[Tensor, Tensor]:
-    """Each text once, as `token_UL`, and `text_C` that brings the order back: `token_UL[text_C] == token_CL`."""
-    token_UL, text_C = unique_rows(token_CL, dim=0, return_inverse=True)
-    return token_UL, text_C
+    """Each text once, as `token_UL`, and `text_C` that brings the order back: `token_UL[text_C] == token_CL`.
+
+    U is rounded up, by texts that `text_C` does not name, so that a training has few shapes.
+    """
+    token_UL, text_C = torch.unique(token_CL, dim=0, return_inverse=True)
+    spare = min(-len(token_UL) % TEXTS_STEP, len(token_CL) - len(token_UL))
+    return torch.cat([token_UL, token_UL[:spare]]), text_C
 
 
 def without_padding(module: nn.Module, token_BL: Tensor) -> Tensor:
-    """The texts up to the end of the longest; unchanged for a tower that reads its padding.
+    """The texts up to the end of the longest, rounded up; unchanged for a tower that reads its padding.
 
     On the host, before the tokens go to a device: their length is needed here.
     """
     if not _ignores_padding(module) or not len(token_BL):
         return token_BL
     is_used_L = token_BL.ne(0).any(dim=0).nonzero()
-    return token_BL[:, : int(is_used_L.max()) + 1] if len(is_used_L) else token_BL
+    longest = int(is_used_L.max()) + 1 if len(is_used_L) else 1
+    return token_BL[:, : -(-longest // LENGTH_STEP) * LENGTH_STEP]
 
 
 def encode_texts(module: nn.Module, token_BL: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def _write_queries(path: Path, evaluation: EvaluationStep) -> None:
         writer.writerow(("query_id", "kind", "category", "num_relevant", *evaluation.systems))
         for row, query in enumerate(evaluation.queries):
             values = (evaluation.systems[system][row] for system in evaluation.systems)
-            writer.writerow((query.query_id, query.kind.value, query.category, query.num_relevant, *values))
+            writer.writerow((query.query_id, query.kind.value, _inert(query.category), query.num_relevant, *values))
 
 
 def _write_categories(path: Path, evaluation: EvaluationStep) -> None:
@@ -123,7 +123,12 @@ def _write_categories(path: Path, evaluation: EvaluationStep) -> None:
         writer.writerow(("category", "num_queries", "num_relevant", *evaluation.systems))
         for name, values in evaluation.summary()["categories"].items():
             means = (evaluation.mean(system, category=name) for system in evaluation.systems)
-            writer.writerow((name, values["num_queries"], values["num_relevant"], *means))
+            writer.writerow((_inert(name), values["num_queries"], values["num_relevant"], *means))
+
+
+def _inert(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula: categories come from the shop's feed."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _count(evaluation: EvaluationStep, kind: QueryKind) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def log_epoch(
     weights = file_sha256(folder / WEIGHTS_FILE)
     for known in _versions(connection, run_id):
         if (known.instance, known.epoch, known.weights_sha256) == (instance, epoch, weights):
-            return known
+            return replace(known, map_at_10=_map_at_10(metrics), metrics=names.finite(metrics))
     model = _model_facts(folder)
     child = runs.open_instance(connection, mlflow_run_id, instance, kind="soup" if ingredients else "instance")
     tags = {
@@ -73,7 +74,7 @@ def log_epoch(
     )
     dataset = runs.log_dataset(connection, child, snapshot=snapshot, num_rows=num_products, context="train")
     runs.log_metrics(connection, child, metrics, step=epoch, model_id=model_id, dataset=dataset)
-    map_at_10 = float(metrics.get(names.VAL_MAP_AT_10, 0.0))
+    map_at_10 = _map_at_10(metrics)
     connection.ensure_registered_model(names.EPOCH_MODEL, DESCRIPTION)
     version = connection.register(
         names.EPOCH_MODEL,
@@ -125,6 +126,10 @@ def _versions(
         for version in found
         if soups or names.INGREDIENTS not in version.tags
     ]
+
+
+def _map_at_10(metrics: Mapping[str, float]) -> float:
+    return float(metrics.get(names.VAL_MAP_AT_10, 0.0))
 
 
 def _model_facts(folder: Path) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class FlatIndex:
 
     def save(self, path: Path) -> None:
         """Write FAISS's own format."""
-        faiss.write_index(self._index, str(path))
+        # Not faiss.write_index: on a full disk it prints a line and leaves half an index behind.
+        path.write_bytes(faiss.serialize_index(self._index).tobytes())
 
     @classmethod
     def load(cls, path: Path) -> "FlatIndex":

@@ -26,7 +26,9 @@ from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
 pytestmark = pytest.mark.slow
 
 # These tests are about who may move the alias, not about quality: every gate is wide open.
-OPEN = GatePolicy(margin=2, category_margin=2, floor=0, max_overfit=2, max_search_ratio=100, max_memory_ratio=100)
+OPEN = GatePolicy(
+    margin=2, category_margin=2, tolerance=2, floor=0, max_overfit=2, max_search_ratio=100, max_memory_ratio=100
+)
 RECIPE = RetrainRecipe(
     train=TrainRecipe(epochs=3, instances=1),
     release=ReleaseRecipe(min_members=2, max_members=2, cluster_counts=(8,), pulls=(0.0, 0.2)),

@@ -67,12 +67,7 @@ def assert_told_and_then_done(fault: Callable[..., None], world: World, step: st
     assert state == world.states[step]
 
 
-OTHERS = pytest.mark.xfail(reason="checkpoints do not yet turn safetensors' and torch's I/O errors into ours")
-
-
-@pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=OTHERS if step in ("train", "choose") else ()) for step in STEPS]
-)
+@pytest.mark.parametrize("step", STEPS)
 def test_a_step_on_a_full_disk_says_so_and_is_done_once_there_is_room(world: World, step: str) -> None:
     assert_told_and_then_done(on_a_full_disk, world, step)
 

@@ -47,8 +47,18 @@ def test_a_tower_that_reads_its_padding_gets_it(text_cfg: dict[str, object]) -> 
 def test_each_text_is_encoded_once_and_comes_back_in_order() -> None:
     token_CL = small_clip().tokenize(TEXTS)
     token_UL, text_C = distinct(token_CL)
-    assert len(token_UL) == 3
+    assert len(token_UL) == len(token_CL) == 4  # rounded up to 32, but never more than there are
+    assert len(set(text_C.tolist())) == 3
     assert torch.equal(token_UL[text_C], token_CL)
+
+
+def test_a_training_meets_few_shapes() -> None:
+    model = small_clip()
+    for size in (40, 50, 64):
+        token_CL = model.tokenize([f"red bag {number}" for number in range(size)] + ["red bag 1"] * 64)
+        token_UL, text_C = distinct(without_padding(model.module, token_CL))
+        assert token_UL.shape == (64, 8)
+        assert torch.equal(token_UL[text_C], token_CL[:, :8])
 
 
 def test_no_text_is_no_error() -> None:
