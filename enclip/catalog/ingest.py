@@ -12,10 +12,11 @@ from typing import Literal
 
 from enclip.blobs import Blobs
 from enclip.catalog.assign import assign_places
+from enclip.catalog.columns import RawRow
 from enclip.catalog.groups import picture_signature, title_keys
 from enclip.catalog.images import decode, image_key, sha256
 from enclip.catalog.lock import ingest_lock
-from enclip.catalog.read import CatalogSource, RawRow
+from enclip.catalog.read import CatalogSource
 from enclip.catalog.store import Arrival, CatalogStore, Known, PictureFacts, content_hash
 from enclip.errors import CatalogError
 from enclip.records import IngestReport, Product, Rejection

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from enclip.catalog.columns import RawRow
 from enclip.catalog.groups import title_stem
 from enclip.catalog.images import decode, fit_square, sha256
-from enclip.catalog.read import CatalogSource, RawRow, open_source
+from enclip.catalog.read import CatalogSource, open_source
 from enclip.catalog.snapshot import load_snapshot
 from enclip.errors import CatalogError, ImageError
 from enclip.evaluation.queries import build_queries

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from enclip.blobs import FileBlobs
+from enclip.catalog.columns import RawRow
 from enclip.catalog.images import image_key
 from enclip.catalog.ingest import BATCH, ingest
 from enclip.catalog.lock import ingest_lock
-from enclip.catalog.read import RawRow, open_source
+from enclip.catalog.read import open_source
 from enclip.catalog.store import CatalogStore
 from enclip.errors import CatalogError, StoreError
 from enclip.records import IngestReport, Rejection, Split

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enclip.catalog.columns import RawRow
 from enclip.catalog.images import MAX_BYTES
-from enclip.catalog.read import RawRow, open_source
+from enclip.catalog.read import open_source
 from enclip.catalog.rows import MAX_LINE_BYTES
 from enclip.errors import CatalogError, ConfigError, ImageError
 from enclip.records import Rejection
