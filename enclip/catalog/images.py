@@ -55,14 +55,16 @@ def decode(data: bytes) -> Pixels:
 
 def fit_square(pixels_HWC: Pixels, side: int) -> Pixels:
     """The picture on a white square canvas, `[side, side, 3]` uint8: aspect kept, centred, nothing cropped."""
-    picture = Image.fromarray(pixels_HWC)
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC)  # Pillow's resize antialiases
-    canvas = Image.new("RGB", (side, side), WHITE)
-    canvas.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
-    return np.array(canvas, dtype=np.uint8)
+    height, width = pixels_HWC.shape[:2]
+    scale = side / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size != (width, height):
+        resized = Image.fromarray(pixels_HWC).resize(size, Image.Resampling.BICUBIC)  # Pillow's resize antialiases
+        pixels_HWC = np.asarray(resized)
+    left, top = (side - size[0]) // 2, (side - size[1]) // 2
+    canvas = np.full((side, side, 3), WHITE[0], dtype=np.uint8)  # one value fills faster than three
+    canvas[top : top + size[1], left : left + size[0]] = pixels_HWC
+    return canvas
 
 
 def longest_side(data: bytes) -> int:
