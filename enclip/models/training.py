@@ -19,7 +19,7 @@ from enclip.errors import DeviceError, TrainingError
 from enclip.models.batches import Batches, HostBatch, TrainingData
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipModel
-from enclip.models.device import autocast, is_out_of_memory
+from enclip.models.device import autocast, is_out_of_memory, short_attention
 from enclip.models.distributed import current, from_first
 from enclip.models.loss import Batch, contrastive_loss, similarities
 from enclip.models.pixels import Augmentation, augment, normalise, prepare, resize, to_unit
@@ -245,7 +245,8 @@ class Towers(nn.Module):
     def forward(self, images_BCHW: Tensor, token_CL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """`image_BD` and `text_CD` of unit norm in float32, scale and bias."""
         image_BD = self.clip.encode_image(images_BCHW)  # type: ignore[operator]
-        text_CD = encode_texts(self.clip, token_CL)
+        with short_attention(token_CL.device):
+            text_CD = encode_texts(self.clip, token_CL)
         bias = self.bias if self.bias is not None else getattr(self.clip, "logit_bias", None)
         return _unit(image_BD), _unit(text_CD), self.log_scale.exp(), bias
 
