@@ -108,7 +108,7 @@ def status(json: Json = False) -> None:
                     champion["metrics"].get("map_at_10"),
                     champion["num_products"],
                     champion["snapshot"][:12],
-                    champion["promoted_at"],
+                    _minute(champion["promoted_at"]),
                     champion["reason"],
                 )
             ],
@@ -121,6 +121,11 @@ def status(json: Json = False) -> None:
         render.table("mAP@10 by category", ("category", "mAP@10"), champion["metrics"].get("by_category", {}).items())
     render.out.print(f"challenger: {found['challenger'] or '–'}   previous: {found['previous'] or '–'}")
     render.out.print(f"catalog: {found['catalog']['live']} products   tracking: {found['tracking_uri']}")
+
+
+def _minute(moment: str | None) -> str:
+    """An ISO moment in UTC as people read it."""
+    return f"{moment[:16].replace('T', ' ')} UTC" if moment else ""
 
 
 def _read_image(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from torch import nn
 
 from enclip.errors import WeightsError
 from enclip.models.architecture import Architecture, Preprocessing, TokenizerSpec, build_module, build_tokenizer
-from enclip.models.checkpoint import CARD, digest_of, load_checkpoint
+from enclip.models.checkpoint import CARD, digest_of, first_lines, load_checkpoint
 from enclip.models.clip import ClipModel
 
 TINY = "tiny"
@@ -70,6 +70,11 @@ def _pretrained(name: str) -> ClipModel:
     except ImportError as error:
         raise WeightsError(f"{name} needs a package that is not installed: {error}", remedy=_HF_REMEDY) from error
     except Exception as error:  # the hub's client, timm and open_clip raise a dozen unrelated kinds
+        if "loading state_dict" in str(error):
+            raise WeightsError(
+                f"The weights of {name} do not fit its configuration: {first_lines(error)}.",
+                remedy="Take configuration and weights from the same model.",
+            ) from error
         raise WeightsError(
             f"Cannot load {name}: {error}",
             remedy="Without network, fetch the weights elsewhere and use local-dir:PATH, or base=tiny.",

@@ -127,7 +127,7 @@ def fill(module: nn.Module, state: dict[str, Tensor], *, where: Path) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"{where} does not fit its architecture: {_first_line(error)}.") from error
+        raise WeightsError(f"{where} does not fit its architecture: {first_lines(error)}.") from error
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
@@ -144,5 +144,6 @@ def digest_of(module: nn.Module, architecture: Architecture) -> str:
     return digest.hexdigest()[:16]
 
 
-def _first_line(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
+    """What torch says of weights that do not fit, on one line: it names every tensor on a line of its own."""
     return "; ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".")

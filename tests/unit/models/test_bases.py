@@ -63,6 +63,15 @@ def test_a_folder_without_weights_is_refused_rather_than_random(tmp_path: Path):
         load_base(f"local-dir:{folder}", seed=0, device=CPU)
 
 
+def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path: Path):
+    folder = _open_clip_folder(tmp_path)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["embed_dim"] = 24
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"do not fit its configuration: .*size mismatch for .*same model"):
+        load_base(f"local-dir:{folder}", seed=0, device=CPU)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
