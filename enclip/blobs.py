@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from enclip.errors import StoreError
+from enclip.errors import StoreError, first_line
 
 Answer = TypeVar("Answer")
 TEMPORARY = ".tmp-"  # begins the name of a file that is still being written
@@ -176,7 +176,7 @@ def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise StoreError(
             f"Cannot write {path}: {reason}.", remedy="Free space or fix permissions, and run again."
         ) from error

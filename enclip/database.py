@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, MetaData, create_en
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
-from enclip.errors import ConfigError, StoreError
+from enclip.errors import ConfigError, StoreError, first_line
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -81,9 +81,8 @@ def open_database(url: str) -> Engine:
             event.listen(engine, "handle_error", _explained)
     except (SQLAlchemyError, OSError) as error:
         shown = url if "@" not in url else make_url(url).render_as_string(hide_password=True)
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"Database {shown} cannot be used: {reason}.",
+            f"Database {shown} cannot be used: {first_line(error)}.",
             remedy="Check ENCLIP_DATABASE_URL and that the server runs.",
         ) from error
     return engine
@@ -126,8 +125,7 @@ def _explained(context: ExceptionContext) -> StoreError | None:
     if not remedy:
         return None
     shown = context.engine.url.set(query={}).render_as_string(hide_password=True)
-    reason = (str(origin).splitlines() or [type(origin).__name__])[0].strip().rstrip(".")
-    return StoreError(f"Database {shown} cannot be used: {reason}.", remedy=remedy)
+    return StoreError(f"Database {shown} cannot be used: {first_line(origin)}.", remedy=remedy)
 
 
 def _migrate(engine: Engine) -> None:

@@ -39,6 +39,12 @@ class EnclipError(Exception):
         return (_rebuild, (type(self), self.what, self.remedy))
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line without a full stop; its name where it says nothing."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")
+
+
 def _rebuild(kind: type[EnclipError], what: str, remedy: str) -> EnclipError:
     return kind(what, remedy=remedy)
 

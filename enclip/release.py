@@ -16,7 +16,7 @@ from enclip.errors import ReleaseError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-RESTORE = "Restore the file, or serve another release: `enclip rollback`."
+RESTORE = "Restore the file, or name another release: `enclip rollback --to N`."
 
 
 class _Frozen(BaseModel):

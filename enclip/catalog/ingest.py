@@ -18,7 +18,7 @@ from enclip.catalog.images import decode, image_key, sha256
 from enclip.catalog.lock import ingest_lock
 from enclip.catalog.read import CatalogSource
 from enclip.catalog.store import Arrival, CatalogStore, Known, PictureFacts, content_hash
-from enclip.errors import CatalogError
+from enclip.errors import CatalogError, StoreError, first_line
 from enclip.records import IngestReport, Product, Rejection
 
 logger = logging.getLogger(__name__)
@@ -81,13 +81,18 @@ def ingest(
                 return [workers.submit(_look, source, blobs, row, known.get(row.product.product_id)) for row in batch]
 
             batches = _batches(tally.first_of_each(source.rows(), wanted))
-            for tasks in _one_ahead(map(look, batches)):
-                outcomes = _results(tasks, workers)
-                store.upsert([outcome for outcome in outcomes if isinstance(outcome, Arrival)])
-                store.claim([o.product_id for o in outcomes if isinstance(o, _Unchanged) and o.claim], source.name)
-                tally.count(outcomes)
-                if progress is not None:
-                    progress(tally.rows, max(total, tally.rows) if total is not None else None)
+            try:
+                for tasks in _one_ahead(map(look, batches)):
+                    outcomes = [task.result() for task in tasks]
+                    store.upsert([outcome for outcome in outcomes if isinstance(outcome, Arrival)])
+                    store.claim([o.product_id for o in outcomes if isinstance(o, _Unchanged) and o.claim], source.name)
+                    tally.count(outcomes)
+                    if progress is not None:
+                        progress(tally.rows, max(total, tally.rows) if total is not None else None)
+            except BaseException:
+                # No look that has not begun is worth its wait now: each may wait for a store that is gone.
+                workers.shutdown(wait=False, cancel_futures=True)
+                raise
         placed = assign_places(store.engine)
         gone = _withdraw_absent(source, store, ids, wanted, allow_vanish) if mode == "full" else 0
     report = tally.report(gone)
@@ -123,10 +128,19 @@ class _Ids:
 
     def add(self, product_id: str) -> bool:
         """Whether the id is new."""
-        return self._database.execute("INSERT OR IGNORE INTO ids VALUES (?)", (product_id,)).rowcount == 1
+        return self._ask("INSERT OR IGNORE INTO ids VALUES (?)", product_id).rowcount == 1
 
     def __contains__(self, product_id: str) -> bool:
-        return self._database.execute("SELECT 1 FROM ids WHERE id = ?", (product_id,)).fetchone() is not None
+        return self._ask("SELECT 1 FROM ids WHERE id = ?", product_id).fetchone() is not None
+
+    def _ask(self, statement: str, product_id: str) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, (product_id,))
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The ids of this ingest cannot be kept: {first_line(error)}.",
+                remedy="Free space in the temporary folder, or name another one by SQLITE_TMPDIR.",
+            ) from error
 
     def close(self) -> None:
         self._database.close()
@@ -214,15 +228,6 @@ def _withdraw_absent(
             remedy="If the source is complete, run again with --allow-vanish.",
         )
     return store.withdraw(absent)
-
-
-def _results(tasks: Sequence[Future[_Outcome]], workers: ThreadPoolExecutor) -> list[_Outcome]:
-    """What a batch's looks found; after one that failed, no other is begun, since each may wait for the store."""
-    try:
-        return [task.result() for task in tasks]
-    except BaseException:
-        workers.shutdown(wait=False, cancel_futures=True)
-        raise
 
 
 def _one_ahead(started: Iterator[list[Future[_Outcome]]]) -> Iterator[list[Future[_Outcome]]]:

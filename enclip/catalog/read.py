@@ -191,9 +191,10 @@ class HuggingFaceSource:
             table = datasets.load_dataset(name, split="train", streaming=True)
             # Data sets of plain files say what columns they have only by their first record.
             self._header = list(table.features or next(iter(table)))
-            image = columns["image"]
+            wanted = columns["image"].casefold()
+            image = next((column for column in self._header if column.casefold() == wanted), "")
             # Bytes as they are: decoding is ours, with its limits.
-            self._table = table.cast_column(image, datasets.Image(decode=False)) if image in self._header else table
+            self._table = table.cast_column(image, datasets.Image(decode=False)) if image else table
         except Exception as error:  # the hub, the network and the format all have their own
             raise CatalogError(f"Cannot open hf:{name}: {error}.", remedy="Check the name and the network.") from error
         self._dataset = name

@@ -1,5 +1,6 @@
 """`enclip evaluate`, `gate`, `promote`, `rollback`, `report`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,14 +63,14 @@ def promote(
 
     Naming a version promotes that one without looking at gates; it is recorded as a person's decision.
     """
-    from enclip.pipeline.open_release import open_release
+    from enclip.pipeline.open_release import verify_release
     from enclip.pipeline.promote import promote_by_hand
     from enclip.pipeline.promote_run import promote_run
 
     opened = platform()
     if release:
-        version = open_release(opened, release).version  # no service could follow to one that is damaged
-        _show_promotion(promote_by_hand(opened, version, reason=reason), json)
+        done = promote_by_hand(opened, release, reason=reason, verify=partial(verify_release, opened))
+        _show_promotion(done, json)
     else:
         _show_promotion(promote_run(opened, run_of(opened, run), approved=approve, reason=reason), json)
 
@@ -80,15 +81,11 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Point the alias champion back. Withdrawn products stay withdrawn."""
-    from enclip.pipeline.open_release import open_release
-    from enclip.pipeline.promote import previous_release
+    from enclip.pipeline.open_release import verify_release
     from enclip.pipeline.promote import rollback as step
 
     opened = platform()
-    target = to or previous_release(opened)
-    if target is not None:
-        open_release(opened, target)  # no service could follow to one that is damaged
-    _show_promotion(step(opened, to=to or None, reason=reason), json)
+    _show_promotion(step(opened, to=to or None, reason=reason, verify=partial(verify_release, opened)), json)
 
 
 def report(

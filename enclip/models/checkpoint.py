@@ -55,16 +55,16 @@ def save_checkpoint(folder: Path, model: ClipModel, *, pixel_side: int) -> str:
         save_file(state_of(model.module), temporary)
         sha256 = file_sha256(temporary)
         temporary.replace(folder / WEIGHTS)
-    card = Card(
-        architecture=model.architecture,
-        init_id=model.init_id,
-        from_scratch=model.from_scratch,
-        epochs_trained=model.epochs_trained,
-        pixel_side=pixel_side,
-        dim=model.dim,
-        weights_sha256=sha256,
-    )
-    write_whole(folder / CARD, card.model_dump_json(indent=2).encode())
+        card = Card(
+            architecture=model.architecture,
+            init_id=model.init_id,
+            from_scratch=model.from_scratch,
+            epochs_trained=model.epochs_trained,
+            pixel_side=pixel_side,
+            dim=model.dim,
+            weights_sha256=sha256,
+        )
+        write_whole(folder / CARD, card.model_dump_json(indent=2).encode())
     return sha256
 
 

@@ -37,7 +37,7 @@ class EpochResult:
     """One epoch of an instance. `folder` holds its checkpoint; epoch 0 is the untuned base.
 
     `metrics` are train_loss, matching_similarity, nonmatching_similarity, logit_scale, learning_rate,
-    images_per_s, and what `validate` returned.
+    batch_size (less than asked for where memory was short), images_per_s, and what `validate` returned.
     """
 
     instance: int
@@ -61,9 +61,19 @@ def save_state(folder: Path, *, name: str, results: list[EpochResult], tensors: 
     """Write the state after a finished epoch; a crash leaves the one before it."""
     rows = [{**asdict(result), "folder": result.folder.name} for result in results]
     temporary = folder / f".tmp-{STATE}"
+    tensors = on_host(tensors)  # an error of the device is not one of the disk
     with writing(folder / STATE, RuntimeError):
         torch.save({"fingerprint": name, "results": json.dumps(rows), **tensors}, temporary)
         temporary.replace(folder / STATE)
+
+
+def on_host(value: Any) -> Any:
+    """The same nested dicts and lists with every tensor on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: on_host(item) for key, item in value.items()}
+    return [on_host(item) for item in value] if isinstance(value, list) else value
 
 
 def load_state(folder: Path, *, name: str, device: torch.device) -> tuple[list[EpochResult], dict[str, Any]]:

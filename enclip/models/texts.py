@@ -21,8 +21,8 @@ def distinct(token_CL: Tensor) -> tuple[Tensor, Tensor]:
     U is rounded up, by texts that `text_C` does not name, so that a training has few shapes.
     """
     token_UL, text_C = torch.unique(token_CL, dim=0, return_inverse=True)
-    spare = min(-len(token_UL) % TEXTS_STEP, len(token_CL) - len(token_UL))
-    return torch.cat([token_UL, token_UL[:spare]]), text_C
+    spare = torch.arange(-len(token_UL) % TEXTS_STEP) % max(1, len(token_UL))
+    return torch.cat([token_UL, token_UL[spare]]), text_C
 
 
 def without_padding(module: nn.Module, token_BL: Tensor) -> Tensor:

@@ -90,7 +90,9 @@ def fit(
                     last_epoch = result.epoch
                     yield result
             return
-        except _OutOfMemory as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             if current().world_size > 1 or recipe.batch_size < 4:
                 raise DeviceError(
                     f"{device} has no memory left for a batch of {recipe.batch_size} at {model.side} px.",
@@ -105,10 +107,6 @@ def fit(
             torch.cuda.empty_cache()
 
 
-class _OutOfMemory(Exception):
-    """The device could not hold a batch."""
-
-
 def _fit(
     model: ClipModel,
     data: TrainingData,
@@ -121,12 +119,13 @@ def _fit(
     validate: Validate,
     on_progress: Callable[[Progress], None] | None,
 ) -> Iterator[EpochResult]:
-    """One attempt of `fit`, with batches of one size. Raises _OutOfMemory."""
+    """One attempt of `fit`, with batches of one size."""
     ranks = current()
     batches = Batches(data, model.tokenize, batch_size=recipe.batch_size, seed=recipe.seed + instance, ranks=ranks)
     model.to(device)
     towers = Towers(model, recipe).to(device)
     optimizer = _optimizer(towers, recipe)
+    optimizer.zero_grad(set_to_none=True)  # a batch that did not fit has left gradients behind
     peak = peak_learning_rate(recipe, model)
     steps_per_epoch = math.ceil(batches.per_epoch / recipe.accumulate)
     steps = steps_per_epoch * recipe.epochs
@@ -135,6 +134,7 @@ def _fit(
     if saved:
         towers.load_state_dict(saved["towers"])
         optimizer.load_state_dict(saved["optimizer"])
+        saved.clear()  # a second copy on the device
         log.info("Instance %d resumes after epoch %d.", instance, results[-1].epoch)
     yield from results
 
@@ -181,18 +181,13 @@ def _fit(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 in_step = min(recipe.accumulate, batches.per_epoch - number)
-            try:
-                pixels = host.pixels_BHWC.to(device, non_blocking=True)
-                images_BCHW = _vary(pixels, model, recipe, generator)
-                # Gradients are averaged over processes once per step.
-                with nullcontext() if parallel is None or last_of_step else parallel.no_sync():
-                    batch, scale, bias = _encode(parallel or towers, model.module, images_BCHW, host, device)
-                    loss = contrastive_loss(batch, scale=scale, bias=bias, kind=recipe.loss)
-                    (loss / in_step).backward()  # type: ignore[no-untyped-call]
-            except (RuntimeError, MemoryError) as error:
-                if is_out_of_memory(error):
-                    raise _OutOfMemory from error
-                raise
+            pixels = host.pixels_BHWC.to(device, non_blocking=True)
+            images_BCHW = _vary(pixels, model, recipe, generator)
+            # Gradients are averaged over processes once per step.
+            with nullcontext() if parallel is None or last_of_step else parallel.no_sync():
+                batch, scale, bias = _encode(parallel or towers, model.module, images_BCHW, host, device)
+                loss = contrastive_loss(batch, scale=scale, bias=bias, kind=recipe.loss)
+                (loss / in_step).backward()  # type: ignore[no-untyped-call]
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
@@ -214,6 +209,7 @@ def _fit(
         figures = {
             "train_loss": total_loss / batches.per_epoch,
             "learning_rate": rate,
+            "batch_size": float(recipe.batch_size),
             "images_per_s": num_images / (time.monotonic() - began),
         }
         yield finish(epoch, figures, began)

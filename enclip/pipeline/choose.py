@@ -80,11 +80,12 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
         (name, weights, select.quality(_weighted(score_MQN, weights))) for name, weights in weightings.items()
     ]
     cheap = [candidate for candidate in candidates if len(_used(candidate[1])) <= most]
-    # One member and no soup: fewer checkpoints than wished for are better than no release.
     allowed = [
         candidate for candidate in cheap if sum(len(pool[row].checkpoints) for row in _used(candidate[1])) >= fewest
-    ] or cheap
-    name, weights, value = max(allowed, key=lambda candidate: candidate[2])
+    ]
+    # One member and no soup: fewer checkpoints than wished for are better than no release.
+    name, weights, value = max(allowed or cheap, key=lambda candidate: candidate[2])
+    wish = f"at least {fewest} checkpoints" if allowed else f"fewer than the {fewest} checkpoints wished for"
     rows = sorted(_used(weights), key=lambda row: (-weights[row], row))
     members = tuple(pool[row].model_copy(update={"weight": float(weights[row])}) for row in rows)
     return ChoiceStep(
@@ -101,7 +102,7 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
         best_member=max(range(len(rows)), key=lambda index: alone[rows[index]]),
         chosen_because=(
             f"{name} has the highest mAP@10 on select ({value:.3f}; best epoch {alone[best]:.3f}) "
-            f"among ensembles of at least {fewest} checkpoints in at most {most} members, out of {len(epochs)} epochs "
+            f"among ensembles of {wish} in at most {most} members, out of {len(epochs)} checkpoints "
             f"and {len(soups)} soups."
         ),
     )

@@ -11,6 +11,7 @@ from enclip.errors import ImageError, QueryError, ReleaseError
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
+from enclip.recipes import Device
 from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
 from enclip.release import Manifest, read_manifest
@@ -127,7 +128,19 @@ def open_release(platform: Platform, release: str | int, *, encoders: bool = Tru
     )
 
 
-def open_release_folder(folder: Path, registry: Registry, *, version: int = 0, encoders: bool = True) -> OpenRelease:
+def verify_release(platform: Platform, version: int) -> None:
+    """Open a release as a service would, on the CPU, where memory is left while a GPU trains.
+
+    Raises:
+        RegistryError, ReleaseError, WeightsError: as `open_release`.
+    """
+    folder = platform.registry.fetch_release(version)
+    open_release_folder(folder, platform.registry, version=version, device="cpu")
+
+
+def open_release_folder(
+    folder: Path, registry: Registry, *, version: int = 0, encoders: bool = True, device: Device = "auto"
+) -> OpenRelease:
     """The release of a folder; its members are fetched from the registry.
 
     Raises:
@@ -138,7 +151,7 @@ def open_release_folder(folder: Path, registry: Registry, *, version: int = 0, e
     _check_dims(folder, "stored embeddings", searcher.dims, manifest)
     loaded: tuple[Encoder, ...] = ()
     if encoders:
-        loaded = tuple(ClipEncoder(load_member(registry, member.source)) for member in manifest.members)
+        loaded = tuple(ClipEncoder(load_member(registry, member.source, device=device)) for member in manifest.members)
         _check_dims(folder, "checkpoints", tuple(encoder.dim for encoder in loaded), manifest)
     return OpenRelease(version=version, manifest=manifest, searcher=searcher, encoders=loaded)
 

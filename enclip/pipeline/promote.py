@@ -12,6 +12,7 @@ process died after 2), or it was moved elsewhere and is entered as `external`.
 
 import hashlib
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -51,14 +52,34 @@ def promote(platform: Promoting, release: int, *, expected_champion: int | None,
     return _move(platform, "promote", release, expected_champion=expected_champion, by=by, reason=reason)
 
 
-def promote_by_hand(platform: Promoting, release: str | int, *, by: str = "a person", reason: str = "") -> Promotion:
-    """Make a release the champion because somebody says so, whatever is champion now."""
+def promote_by_hand(
+    platform: Promoting,
+    release: str | int,
+    *,
+    by: str = "a person",
+    reason: str = "",
+    verify: Callable[[int], None] | None = None,
+) -> Promotion:
+    """Make a release the champion because somebody says so, whatever is champion now.
+
+    Args:
+        verify: raises where a service could not follow to that version; nothing has moved then.
+    """
     version = platform.registry.resolve(release)
+    if verify is not None:
+        verify(version)
     expected = platform.registry.alias(CHAMPION)
     return promote(platform, version, expected_champion=expected, by=by, reason=reason or "Promoted by hand.")
 
 
-def rollback(platform: Promoting, *, to: str | int | None = None, by: str = "a person", reason: str = "") -> Promotion:
+def rollback(
+    platform: Promoting,
+    *,
+    to: str | int | None = None,
+    by: str = "a person",
+    reason: str = "",
+    verify: Callable[[int], None] | None = None,
+) -> Promotion:
     """Point the alias back: to the last champion with another ensemble, or to a release by name.
 
     A rollback that died half-way is finished first, and then is the answer: run again, it does not go
@@ -76,6 +97,8 @@ def rollback(platform: Promoting, *, to: str | int | None = None, by: str = "a p
         raise RegistryError(
             "No release with another ensemble has been champion before.", remedy="Name one: `enclip rollback --to N`."
         )
+    if verify is not None:
+        verify(target)
     return _move(
         platform, "rollback", target, expected_champion=champion, by=by, reason=reason or "Rolled back by hand."
     )

@@ -106,7 +106,7 @@ def _pulled(platform: Platform, release: int, plan: Plan, gate: Validator) -> di
     blocks = opened.encode_texts(gate.texts)
     allowed = opened.products.split == Split.GATE
     row_N = np.flatnonzero(allowed)
-    exact_QN = opened.searcher.exact_scores(blocks)[:, row_N]
+    exact_QN = opened.searcher.exact_scores(blocks, row_N)
     found = {"every product scored, without index and clusters": _by_kind(gate, exact_QN)}
     for pull in plan.recipe.release.pulls:
         rankings = opened.searcher.with_pull(pull).search(blocks, k=DEPTH, allowed=allowed)

@@ -53,6 +53,7 @@ def train(
         select = Validator(products, split=Split.SELECT)
         epochs: list[EpochVersion] = []
         speeds: list[float] = []
+        batch_size = recipe.batch_size
         for instance in range(recipe.instances):
             if instance:
                 model = _base(platform, plan, instance=instance, device=device)
@@ -66,7 +67,9 @@ def train(
                 validate=lambda trained: figures_of(select.evaluate(select.scores(trained, pixels)), prefix="val"),
                 on_progress=on_progress,
             ):
-                speeds += [result.metrics["images_per_s"]] if result.epoch else []
+                if result.epoch:
+                    speeds.append(result.metrics["images_per_s"])
+                    batch_size = min(batch_size, int(result.metrics["batch_size"]))
                 if ranks.first:
                     epochs.append(
                         platform.registry.log_epoch(
@@ -85,7 +88,7 @@ def train(
             epochs=tuple(epochs),
             pixel_side=side,
             device=str(device),
-            batch_size=recipe.batch_size,
+            batch_size=batch_size,
             images_per_s=round(float(np.mean(speeds)), 1) if speeds else 0.0,
         )
         if ranks.first:

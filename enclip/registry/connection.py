@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from enclip.errors import EnclipError, RegistryError
+from enclip.errors import EnclipError, RegistryError, first_line
 from enclip.registry.names import EXPERIMENT
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 # MLflow takes these from the environment alone, at import; what the user has set stays.
 _MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -21,8 +22,9 @@ _MLFLOW_DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A server that hangs fails in a minute and a half, not in MLflow's quarter of an hour.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    _TIMEOUT: "30",
 }
+UPLOAD_TIMEOUT_S = 900
 _DEFAULT_URI = threading.Lock()
 
 
@@ -103,6 +105,16 @@ class Connection:
                 mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: unset again
 
     @contextmanager
+    def uploading(self) -> Iterator[None]:
+        """More patience: a server that passes files on to a store answers when the store has them."""
+        before = os.environ.get(_TIMEOUT)
+        os.environ[_TIMEOUT] = str(max(UPLOAD_TIMEOUT_S, int(before or 0)))
+        try:
+            yield
+        finally:
+            os.environ.pop(_TIMEOUT) if before is None else os.environ.update({_TIMEOUT: before})
+
+    @contextmanager
     def asking(self, what: str) -> Iterator[None]:
         """Turn what MLflow and its stores raise into a RegistryError that names the registry."""
         from mlflow.exceptions import MlflowException
@@ -115,8 +127,7 @@ class Connection:
             raise
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
             cause = _cause(error)
-            reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
-            reason = reason.replace(self.tracking_uri, self.shown_uri)
+            reason = first_line(cause).replace(self.tracking_uri, self.shown_uri)
             raise RegistryError(
                 f"Cannot {what} the registry at {self.shown_uri}: {reason}.",
                 remedy=_remedy(cause, reason),

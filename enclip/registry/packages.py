@@ -76,7 +76,8 @@ def log_package(
             )
             for cache in target.rglob("__pycache__"):
                 shutil.rmtree(cache)
-            client.log_model_artifacts(model.model_id, str(target))
+            with connection.uploading():
+                client.log_model_artifacts(model.model_id, str(target))
         client.log_outputs(mlflow_run_id, models=[LoggedModelOutput(model.model_id, step=step)])
         client.finalize_logged_model(model.model_id, "READY")
     except BaseException:

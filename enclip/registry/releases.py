@@ -90,7 +90,8 @@ def report_release(
     if metrics:
         runs.log_metrics(connection, release.mlflow_run_id, metrics, model_id=model_id)
     if folder is not None:
-        client.log_model_artifacts(model_id, str(folder), "report")
+        with connection.uploading():
+            client.log_model_artifacts(model_id, str(folder), "report")
         runs.log_folder(connection, release.mlflow_run_id, folder, f"release-{release.version}")
 
 

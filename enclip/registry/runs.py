@@ -110,7 +110,8 @@ def log_dataset(
 
 def log_folder(connection: Connection, mlflow_run_id: str, folder: Path, path: str) -> None:
     """Upload a folder's files as the run's artifacts under `path`."""
-    connection.client.log_artifacts(mlflow_run_id, str(folder), artifact_path=path or None)
+    with connection.uploading():
+        connection.client.log_artifacts(mlflow_run_id, str(folder), artifact_path=path or None)
 
 
 def _one_run(

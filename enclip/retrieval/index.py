@@ -60,8 +60,9 @@ class FlatIndex:
 
     def save(self, path: Path) -> None:
         """Write FAISS's own format."""
-        # Not faiss.write_index: on a full disk it prints a line and leaves half an index behind.
-        path.write_bytes(faiss.serialize_index(self._index).tobytes())
+        # Through our own file: on a full disk FAISS prints a line and leaves half an index behind.
+        with open(path, "wb") as file:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
     @classmethod
     def load(cls, path: Path) -> "FlatIndex":

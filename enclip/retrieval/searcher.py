@@ -224,9 +224,10 @@ class Searcher:
         """`score_QN` of one member, exact, over all products."""
         return fusion.member_scores(query_QD, self.block(member))
 
-    def exact_scores(self, query_QDs: Sequence[Floats]) -> Floats:
-        """`score_QN` of the ensemble over all products, without index and clusters: the slow oracle."""
-        return fusion.weight_query(query_QDs, self.weights) @ np.asarray(self.embedding_ND, np.float32).T
+    def exact_scores(self, query_QDs: Sequence[Floats], rows: NDArray[np.int64] | None = None) -> Floats:
+        """`score_QN` of the ensemble over all products or some rows, without index and clusters: the slow oracle."""
+        embedding_ND = self.embedding_ND if rows is None else self.embedding_ND[rows]
+        return fusion.weight_query(query_QDs, self.weights) @ np.asarray(embedding_ND, np.float32).T
 
     @property
     def num_bytes(self) -> int:

@@ -218,6 +218,24 @@ def test_without_memory_for_a_batch_it_goes_on_with_half_of_it(
     assert [result.weights_sha256 for result in results] == [result.weights_sha256 for result in halved]
 
 
+def test_a_batch_that_did_not_fit_leaves_no_gradient_behind(shapes: TrainingData, tmp_path: Path):
+    clip = small_clip()
+    seen: list[int] = []
+
+    def fail_once(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if module.training:
+            seen.append(len(inputs[0]))
+            if len(seen) == 2:  # the first half of the step is through, and has left its gradients
+                raise torch.OutOfMemoryError("the device is full")
+
+    clip.module.visual.register_forward_pre_hook(fail_once)
+    recipe = RECIPE.model_copy(update={"accumulate": 2, "epochs": 1})
+    results = _fit(shapes, tmp_path, recipe, model=clip)
+    halved = recipe.model_copy(update={"batch_size": 12, "accumulate": 4})
+    assert results[-1].weights_sha256 == _fit(shapes, tmp_path / "by hand", halved)[-1].weights_sha256
+    assert results[-1].metrics["batch_size"] == 12
+
+
 def test_without_memory_for_two_products_it_ends_with_a_remedy(shapes: TrainingData, tmp_path: Path):
     clip = small_clip()
     _with_memory_for(clip, 1)
