@@ -133,7 +133,7 @@ def what_exists(connection: Connection) -> str:
     """The sentence that an error about a wrong name ends with."""
     versions = [release.version for release in list_releases(connection)]
     if not versions:
-        return "There are no releases yet: run the retrain DAG, or `enclip train` and the steps after it."
+        return "There are no releases yet: run `enclip retrain`, or the retrain DAG."
     named = ", ".join(f"{alias} ({version})" for alias, version in sorted(aliases(connection).items()))
     shown = ", ".join(map(str, versions[-10:]))
     earlier = f"{len(versions) - 10} earlier ones and " if len(versions) > 10 else ""
