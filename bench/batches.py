@@ -5,7 +5,6 @@ epochs after the first (the map is made once a snapshot; `open_clip_train` decod
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ import open_clip
 import torch
 from open_clip_train.data import get_csv_dataset
 from report import print_result
-from worlds import drawn_training_data
+from worlds import drawn_training_data, open_clip_table
 
 from enclip.models.bases import load_base
 from enclip.models.batches import Batches
@@ -47,12 +46,7 @@ def main() -> None:
 
 
 def _theirs(folder, model):
-    table = folder / "open_clip.csv"
-    with open(folder / "styles.csv", newline="") as source, open(table, "w", newline="") as target:
-        writer = csv.writer(target, delimiter="\t")
-        writer.writerow(("filepath", "title"))
-        for row in csv.DictReader(source):
-            writer.writerow((folder / "images" / f"{row['id']}.jpg", row["productDisplayName"]))
+    table = open_clip_table(folder)
     arguments = argparse.Namespace(
         train_data=str(table),
         csv_img_key="filepath",

@@ -7,7 +7,6 @@ is quicker on two cores than its default (`--peer-precision amp` shows it).
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from open_clip_train.params import parse_args
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
 from report import print_result
-from worlds import drawn_training_data
+from worlds import drawn_training_data, open_clip_table
 
 from enclip.models.bases import load_base
 from enclip.models.training import fit
@@ -68,12 +67,7 @@ def _ours(data, device, scratch):
 
 def _theirs(catalog, device, precision):
     model = load_base("tiny", seed=0, device=torch.device("cpu"))
-    table = catalog / "open_clip.csv"
-    with open(catalog / "styles.csv", newline="") as source, open(table, "w", newline="") as target:
-        writer = csv.writer(target, delimiter="\t")
-        writer.writerow(("filepath", "title"))
-        for row in csv.DictReader(source):
-            writer.writerow((catalog / "images" / f"{row['id']}.jpg", row["productDisplayName"]))
+    table = open_clip_table(catalog)
     arguments = parse_args(
         [f"--train-data={table}", f"--batch-size={BATCH}", f"--precision={precision}", "--workers=1", "--lr=1e-3"]
     )

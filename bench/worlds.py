@@ -1,5 +1,6 @@
 """The catalogs that programs here measure on: drawn 60×80 JPEGs, taken in as a shop's would be."""
 
+import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,17 @@ def drawn_pixels(catalog: Catalog, scratch: Path) -> tuple[float, NDArray[np.uin
     start = time.perf_counter()
     pixels = pixel_map(catalog.products, catalog.blobs, side=SIDE, scratch=scratch, digest=catalog.digest)
     return time.perf_counter() - start, pixels
+
+
+def open_clip_table(folder: Path) -> Path:
+    """The catalog as `open_clip_train` reads it: tab-separated `filepath` and `title`."""
+    table = folder / "open_clip.csv"
+    with open(folder / "styles.csv", newline="") as source, open(table, "w", newline="") as target:
+        writer = csv.writer(target, delimiter="\t")
+        writer.writerow(("filepath", "title"))
+        for row in csv.DictReader(source):
+            writer.writerow((folder / "images" / f"{row['id']}.jpg", row["productDisplayName"]))
+    return table
 
 
 def drawn_training_data(scratch: Path, *, num_products: int) -> tuple[Path, TrainingData]:

@@ -6,10 +6,10 @@ import numpy as np
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import TrainingError
-from enclip.pipeline.members import load_member
+from enclip.pipeline.members import load_member, member_of
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, RunFolder, TrainStep
-from enclip.pipeline.soups import cook, member_of
+from enclip.pipeline.soups import cook
 from enclip.pipeline.train import training_rows
 from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe

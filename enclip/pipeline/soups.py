@@ -10,6 +10,7 @@ from enclip.models.checkpoint import read_card, save_checkpoint
 from enclip.models.clip import ClipModel
 from enclip.models.device import resolve_device
 from enclip.models.soup import average_checkpoints
+from enclip.pipeline.members import member_of
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import Plan
 from enclip.pipeline.validate import Validator, figures_of
@@ -88,18 +89,3 @@ def _registered(
     )
     shutil.rmtree(folder)
     return member_of(soup, pixel_side).model_copy(update={"ingredients": ingredients})
-
-
-def member_of(epoch: EpochVersion, pixel_side: int) -> Member:
-    """A registered checkpoint as the only member of an ensemble."""
-    return Member(
-        version=epoch.version,
-        source=epoch.source,
-        instance=epoch.instance,
-        epoch=epoch.epoch,
-        weight=1.0,
-        weights_sha256=epoch.weights_sha256,
-        init_id=epoch.init_id,
-        dim=epoch.dim,
-        pixel_side=pixel_side,
-    )

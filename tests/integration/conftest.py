@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from enclip.pipeline.members import member_of
 from enclip.registry import Registry
-from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+from enclip.release import ClusterSettings, Manifest, write_manifest
 
 
 def checkpoint_folder(folder: Path, content: str) -> Path:
@@ -34,17 +35,7 @@ def release_folder(
     )
     folder.mkdir(parents=True)
     (folder / "embeddings.npy").write_bytes(b"e" * products)
-    member = Member(
-        version=epoch.version,
-        source=epoch.source,
-        instance=epoch.instance,
-        epoch=epoch.epoch,
-        weight=1.0,
-        weights_sha256=epoch.weights_sha256,
-        init_id=epoch.init_id,
-        dim=epoch.dim,
-        pixel_side=8,
-    )
+    member = member_of(epoch, 8)
     manifest = Manifest(
         kind="retrain",
         run_id=run_id,

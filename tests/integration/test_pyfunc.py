@@ -17,9 +17,10 @@ from enclip.errors import QueryError
 from enclip.models.bases import load_base
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.pipeline.members import member_of
 from enclip.records import EpochVersion, Product, Products
 from enclip.registry import CHAMPION, Registry
-from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+from enclip.release import ClusterSettings, Manifest, write_manifest
 from enclip.retrieval.searcher import Searcher
 
 NUM_PRODUCTS = 12
@@ -120,17 +121,7 @@ def test_a_release_answers_a_search_as_the_service_does(
     folder = tmp_path / "release"
     folder.mkdir()
     searcher.save(folder)
-    member = Member(
-        version=epoch.version,
-        source=epoch.source,
-        instance=0,
-        epoch=0,
-        weight=1.0,
-        weights_sha256=epoch.weights_sha256,
-        init_id=epoch.init_id,
-        dim=epoch.dim,
-        pixel_side=side,
-    )
+    member = member_of(epoch, side)
     manifest = write_manifest(
         folder,
         Manifest(

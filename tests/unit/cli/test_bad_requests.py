@@ -21,10 +21,11 @@ from enclip.config import Settings
 from enclip.models.bases import load_base
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipEncoder
+from enclip.pipeline.members import member_of
 from enclip.pipeline.platform import open_platform
 from enclip.pipeline.promote import promote_by_hand
 from enclip.records import Product, Products
-from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+from enclip.release import ClusterSettings, Manifest, write_manifest
 from enclip.retrieval.searcher import Searcher
 
 ODD_NAME = "[/b]Shirt[red] :star: \x1b[31m\u202e 👕"
@@ -80,17 +81,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (3, model.side, model.side, 3), np.uint8)
     embedding_ND = ClipEncoder(model).encode_images(pixels)
     Searcher.build(products, [embedding_ND], [1.0], cluster_count=1, pull=0.0, rescored=3).save(scratch / "release")
-    member = Member(
-        version=epoch.version,
-        source=epoch.source,
-        instance=0,
-        epoch=0,
-        weight=1.0,
-        weights_sha256=epoch.weights_sha256,
-        init_id=epoch.init_id,
-        dim=embedding_ND.shape[1],
-        pixel_side=model.side,
-    )
+    member = member_of(epoch, model.side)
     manifest = Manifest(
         kind="retrain",
         run_id="first",
