@@ -1,5 +1,6 @@
 """`enclip evaluate`, `gate`, `promote`, `rollback`, `report`."""
 
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,29 @@ import typer
 
 from enclip.cli import render
 from enclip.cli.options import Json, Release, Run, platform, run_of
+from enclip.errors import ConfigError
+
+KAGL_FIGURES = (
+    ("AvgR", "avg_recall"),
+    ("R@1", "r_at_1"),
+    ("R@10", "r_at_10"),
+    ("AvgP", "avg_precision"),
+    ("P@1", "p_at_1"),
+    ("P@10", "p_at_10"),
+    ("MRR@10", "mrr_at_10"),
+    ("mAP@10 over R", "map_at_10_r"),
+    ("mAP@10 over min(10, R)", "map_at_10"),
+    ("mAP@10 over hits", "map_at_10_hits"),
+    ("queries", "num_queries"),
+    ("relevant products", "num_relevant"),
+)
+
+
+class EvaluationProtocol(StrEnum):
+    """Which queries are asked, and which figures are made of the answers."""
+
+    OWN = "own"
+    KAGL = "kagl"
 
 
 def evaluate(
@@ -18,22 +42,34 @@ def evaluate(
     catalog: Annotated[str, typer.Option(help="Measure on this catalog, whole, instead of the gate split.")] = "",
     map: Annotated[str, typer.Option("--map", help="Other column names of that catalog: name=title,image=file.")] = "",
     trec: Annotated[Path | None, typer.Option(help="Folder for run.trec and qrels.trec.")] = None,
+    protocol: Annotated[
+        EvaluationProtocol,
+        typer.Option(help="Ours, or that of public fashion leaderboards on the KAGL data set."),
+    ] = EvaluationProtocol.OWN,
     json: Json = False,
 ) -> None:
     """Measure mAP@10 of a release, per category, image-only.
 
     With `--catalog` the release may never have seen the products: all of them are the gallery, and
     neither registry nor database is written to. With `--trec` other tools can recompute every figure.
+
+    `--protocol kagl` asks each product's name, each subCategory and each articleType, and reports R@k, P@k
+    and MRR@10; with `--catalog`, published lines stand beside. Like and unlike: docs/kagl.md.
     """
     from enclip.cli.options import mapping_of
     from enclip.pipeline.evaluate import evaluate_run
     from enclip.pipeline.measure import measure_release
 
+    if protocol is EvaluationProtocol.KAGL:
+        _evaluate_kagl(release, run=run, catalog=catalog, map=map, trec=trec, json=json)
+        return
     opened = platform()
     if run:
         figures = evaluate_run(opened, run_of(opened, run)).summary()
     else:
-        figures = measure_release(opened, release, catalog=catalog, mapping=mapping_of(map), trec=trec)
+        mapping = mapping_of(map)
+        with render.progress("Measuring") as advance:
+            figures = measure_release(opened, release, catalog=catalog, mapping=mapping, trec=trec, on_progress=advance)
     if json:
         render.print_json(figures)
         return
@@ -122,6 +158,51 @@ def show_figures(figures: dict[str, Any]) -> None:
             for name, value in figures["categories"].items()
         ],
     )
+
+
+def _evaluate_kagl(release: str, *, run: str, catalog: str, map: str, trec: Path | None, json: bool) -> None:
+    from enclip.cli.options import mapping_of
+    from enclip.pipeline.kagl import measure_kagl
+
+    if run or trec:
+        raise ConfigError(
+            f"{'--run' if run else '--trec'} goes with --protocol own only.", remedy="Leave one of the two out."
+        )
+    mapping = mapping_of(map)
+    with render.progress("Measuring") as advance:
+        figures = measure_kagl(platform(), release, catalog=catalog, mapping=mapping, on_progress=advance)
+    if json:
+        render.print_json(figures)
+    else:
+        show_kagl(figures)
+
+
+def show_kagl(figures: dict[str, Any]) -> None:
+    """The tasks by pictures, then the category tasks as the leaderboard has them, with its lines; cautions last."""
+    from enclip.evaluation.kagl import TASKS
+
+    title = f"Release {figures['release']}, {figures['gallery']} ({figures['num_products']} products), protocol KAGL"
+    tasks = [task for task in TASKS if task.key in figures["tasks"]]
+    render.table(
+        f"{title}, by pictures alone",
+        ("figure", *(task.title for task in tasks)),
+        [(label, *(figures["tasks"][task.key][name] for task in tasks)) for label, name in KAGL_FIGURES],
+    )
+
+    def line(system: str, measured: dict[str, Any]) -> tuple[object, ...]:
+        return (system, *(measured.get(task.key, {}).get(task.headline) for task in TASKS))
+
+    render.table(
+        "Beside published figures" if figures["published"] else "With names, as leaderboards measure categories",
+        ("system", "text → image R@10", "subCategory P@10", "articleType P@10"),
+        [
+            line("this release, by pictures alone", figures["tasks"]),
+            line("this release, 0.1 of a product its name", figures["with_names"]),
+            *((other["system"], *(other[task.key] for task in TASKS)) for other in figures["published"]),
+        ],
+    )
+    for caution in figures["cautions"]:
+        render.err.print(f"Caution: {caution}")
 
 
 def show_gate(step: Any) -> None:

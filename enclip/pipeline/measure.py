@@ -1,6 +1,6 @@
 """Measure any release, on its own gate split or on any catalog, writing to neither registry nor database."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ class Gallery:
     same_group: NDArray[np.bool_]
     num_rejected: int
 
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """`[N]` bool: training has seen the picture or the group."""
+        return self.same_picture | self.same_group
+
 
 def measure_release(
     platform: Platform,
@@ -44,6 +49,7 @@ def measure_release(
     catalog: str = "",
     mapping: Mapping[str, str] | None = None,
     trec: Path | None = None,
+    on_progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     """The protocol's figures of a release, as JSON-able values, and TREC files where asked.
 
@@ -56,7 +62,7 @@ def measure_release(
         CatalogError: no usable product, or no query can be made of the products there are.
     """
     opened = open_release(platform, release)
-    gallery = _outside(platform, opened, catalog, mapping or {}) if catalog else _gate(platform, opened)
+    gallery = gallery_of(platform, opened, catalog=catalog, mapping=mapping, on_progress=on_progress)
     products = gallery.searcher.products
     queries, measured = _measure(opened, gallery.searcher, gallery.allowed)
     if not queries:
@@ -68,7 +74,7 @@ def measure_release(
         write_trec(trec, queries, measured.rankings)
     figures = measured.evaluation.summary()
     categories = figures["by_category"]
-    unseen = gallery.allowed & ~gallery.same_picture & ~gallery.same_group
+    unseen = gallery.allowed & ~gallery.seen
     seen: dict[str, Any] = {
         "num_same_picture": int(np.count_nonzero(gallery.same_picture & gallery.allowed)),
         "num_same_group": int(np.count_nonzero(gallery.same_group & gallery.allowed)),
@@ -90,6 +96,24 @@ def measure_release(
     }
 
 
+def gallery_of(
+    platform: Platform,
+    opened: OpenRelease,
+    *,
+    catalog: str = "",
+    mapping: Mapping[str, str] | None = None,
+    on_progress: Callable[..., None] | None = None,
+) -> Gallery:
+    """A catalog given by path, whole, embedded by the release's members; else the gate split of its snapshot.
+
+    Raises:
+        CatalogError: the catalog has no usable product.
+    """
+    if not catalog:
+        return _gate(platform, opened)
+    return _outside(platform, opened, catalog, mapping or {}, on_progress)
+
+
 def _measure(opened: OpenRelease, searcher: Searcher, allowed: NDArray[np.bool_]) -> tuple[tuple[Query, ...], Measured]:
     queries = build_queries(searcher.products.take(allowed))
     blocks = opened.encode_texts([query.text for query in queries])
@@ -109,9 +133,15 @@ def _gate(platform: Platform, opened: OpenRelease) -> Gallery:
     )
 
 
-def _outside(platform: Platform, opened: OpenRelease, catalog: str, mapping: Mapping[str, str]) -> Gallery:
+def _outside(
+    platform: Platform,
+    opened: OpenRelease,
+    catalog: str,
+    mapping: Mapping[str, str],
+    on_progress: Callable[..., None] | None,
+) -> Gallery:
     source = open_source(catalog, mapping=mapping, s3_endpoint_url=platform.settings.s3_endpoint_url)
-    products, blocks, num_rejected = _embed_source(opened, source)
+    products, blocks, num_rejected = _embed_source(opened, source, on_progress)
     trained = _trained_on(platform, opened)
     return Gallery(
         label=catalog,
@@ -132,7 +162,9 @@ def _stems(products: Products) -> list[str]:
     return [title_stem(name, colour) for name, colour in zip(products.name, products.base_colour, strict=True)]
 
 
-def _embed_source(opened: OpenRelease, source: CatalogSource) -> tuple[Products, list[NDArray[np.float16]], int]:
+def _embed_source(
+    opened: OpenRelease, source: CatalogSource, on_progress: Callable[..., None] | None
+) -> tuple[Products, list[NDArray[np.float16]], int]:
     """The usable products of a source and their embeddings by member; a picture at a time is decoded."""
     rows: list[Product] = []
     parts: list[list[NDArray[np.float16]]] = [[] for _ in opened.encoders]
@@ -145,6 +177,8 @@ def _embed_source(opened: OpenRelease, source: CatalogSource) -> tuple[Products,
             canvases = np.stack([fit_square(pixels, member.pixel_side) for pixels in pending])
             part.append(encoder.encode_images(canvases).astype(np.float16))
         pending.clear()
+        if on_progress:
+            on_progress(len(rows), None, "pictures embedded")
 
     for row in source.rows():
         if not isinstance(row, RawRow) or row.product.product_id in seen:
