@@ -66,7 +66,7 @@ def _ms_a_query(searcher: Searcher, queries: list[np.ndarray]) -> float:
 
 def _print_beside(ensemble: Searcher, queries: list[np.ndarray]) -> None:
     exact = np.argsort(-ensemble.exact_scores(queries), axis=1)[:, :10]
-    plain = ensemble.with_pull(0).search(queries, k=10)
+    plain = ensemble.with_weights(pull=0).search(queries, k=10)
     found = [
         np.isin([int(product_id) for product_id in ranking.product_ids], rows).mean()
         for ranking, rows in zip(plain, exact, strict=True)

@@ -98,7 +98,7 @@ def _choose_clusters(
             seed=plan.recipe.train.seed,
         )
         for pull in sorted(recipe.pulls):
-            candidate = built.with_pull(pull)
+            candidate = built.with_weights(pull=pull)
             value = select.quality_of_rankings(candidate.search(queries, k=10, allowed=allowed))
             if best is None or value > best[0] + 1e-9:
                 best = (value, candidate)

@@ -109,7 +109,7 @@ def _pulled(platform: Platform, release: int, plan: Plan, gate: Validator) -> di
     exact_QN = opened.searcher.exact_scores(blocks, row_N)
     found = {"every product scored, without index and clusters": _by_kind(gate, exact_QN)}
     for pull in plan.recipe.release.pulls:
-        rankings = opened.searcher.with_pull(pull).search(blocks, k=DEPTH, allowed=allowed)
+        rankings = opened.searcher.with_weights(pull=pull).search(blocks, k=DEPTH, allowed=allowed)
         results = evaluate(gate.queries, rankings).results
         chosen = " (chosen on select)" if pull == opened.searcher.pull else ""
         found[f"{opened.searcher.clusters.count} clusters, pull {pull:g}{chosen}"] = {

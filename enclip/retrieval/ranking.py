@@ -22,6 +22,10 @@ def order(score_C: NDArray[np.floating], row_C: NDArray[np.int64]) -> NDArray[np
 def top(score_N: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     """The best k rows of a full row of scores, in the order above; -inf marks rows to leave out."""
     rows = np.flatnonzero(score_N > -np.inf)
+    if len(rows) > k:
+        # Sorting a few instead of all; whatever ties with the last of them stays in.
+        rounded = np.round(np.asarray(score_N[rows], np.float64), DECIMALS)
+        rows = rows[rounded >= np.partition(rounded, len(rows) - k)[len(rows) - k]]
     return rows[order(score_N[rows], rows)[:k]]
 
 

@@ -1,27 +1,26 @@
 """Query → ranking, over one release: what the service runs, and therefore what evaluation measures (D11)."""
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from enclip.blobs import write_whole
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Floats, Hit, Products, Ranking
 from enclip.retrieval import fusion, ranking
+from enclip.retrieval.blocks import fit_projection, joined
+from enclip.retrieval.checks import check_parts, check_query
 from enclip.retrieval.clusters import Clusters, cluster_means
+from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.index import FlatIndex
 from enclip.retrieval.projection import Projection
+from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches, word_shares
 
-PRODUCTS, EMBEDDINGS, PROJECTION = "products.parquet", "embeddings.npy", "projection.npz"
-INDEX, CLUSTERS, MEANS, SETTINGS = "index.faiss", "clusters.npz", "cluster-means.npy", "searcher.json"
+PROJECTION, INDEX, CLUSTERS = "projection.npz", "index.faiss", "clusters.npz"
+SETTINGS, NAME_SETTINGS = ("dims", "weights", "pull", "rescored"), ("name_share", "bm25_weight")
 
 
 class Searcher:
@@ -33,13 +32,22 @@ class Searcher:
     product whose picture is poor is helped by those that look like it. The mean is over the whole
     cluster, whatever the search allows.
 
+    Where products' names are searched too, the concatenation holds a second block for each member: the
+    text tower's embedding of the name. `(1 - share)·image + share·name` is one inner product again, with
+    the share on the query's side: a query without words leaves the names out, in the same index. With
+    BM25 its best names join the candidates, and their score is blended with the vectors' (`fusion.blend`).
+
     Attributes:
         products: the N products, by product_id ascending.
-        embedding_ND: float16 concatenation of the members' image embeddings, D = ΣD_k.
+        embedding_ND: float16 concatenation of the members' image embeddings, D = ΣD_k; with names those of
+            the names behind it, D = 2ΣD_k.
         dims, weights: per member the width of its block and its share of the score.
         projection, index, clusters: see their modules.
+        cluster_mean_CD: the clusters' mean embeddings.
         pull: 0 leaves the clusters out of the score; they still name each hit's cluster.
         rescored: products that get the second pass, or `k` if that is more.
+        name_share: share of the names in a member's score of a query in words; 0: pictures alone.
+        names, bm25_weight: BM25 over the names, and its weight in the score of a query in words.
     """
 
     def __init__(
@@ -55,6 +63,9 @@ class Searcher:
         pull: float,
         rescored: int,
         cluster_mean_CD: Floats | None = None,
+        name_share: float = 0.0,
+        names: NameIndex | None = None,
+        bm25_weight: float = 0.0,
     ) -> None:
         self.products = products
         self.embedding_ND = embedding_ND
@@ -65,10 +76,13 @@ class Searcher:
         self.clusters = clusters
         self.pull = float(pull)
         self.rescored = int(rescored)
+        self.name_share = float(name_share)
+        self.names = names
+        self.bm25_weight = float(bm25_weight)
         self._filters = FilterIndex(products)
         # Computed where a searcher is built, kept in its files: opening one must not read all embeddings.
-        self._cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
-        self._check()
+        self.cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
+        check_parts(self)
 
     @classmethod
     def build(
@@ -82,6 +96,10 @@ class Searcher:
         rescored: int = 200,
         seed: int = 0,
         like: "Searcher | None" = None,
+        name_block_NDs: Sequence[NDArray[np.floating]] = (),
+        name_share: float = 0.0,
+        names: NameIndex | None = None,
+        bm25_weight: float = 0.0,
     ) -> "Searcher":
         """Project, index and cluster the members' embeddings of the products.
 
@@ -92,6 +110,9 @@ class Searcher:
             cluster_count: at most so many clusters.
             like: a searcher of the same ensemble whose projection and centroids are kept, so that a
                 refresh with new products leaves cluster numbers and old scores as they were.
+            name_block_NDs: per member the text tower's `[N, D_k]` of the products' names; none: names are
+                not searched. A product without a name has its image embedding there too.
+            name_share, names, bm25_weight: see the attributes.
 
         Raises:
             CatalogError: no products, or products out of order.
@@ -100,11 +121,10 @@ class Searcher:
         if len(products) == 0:
             raise CatalogError("The catalog holds no product to search.", remedy="Ingest a catalog first.")
         dims = [block.shape[1] for block in block_NDs]
-        _check_members(products, block_NDs, weights)
-        embedding_ND = np.concatenate([np.asarray(block, np.float16) for block in block_NDs], axis=1)
+        embedding_ND = joined(products, block_NDs, name_block_NDs, weights)
         if like is None:
-            projection = Projection.fit(embedding_ND, dims, weights, seed=seed)
-        elif like.dims == tuple(dims) and np.allclose(like.weights, weights):
+            projection = fit_projection(embedding_ND, dims, weights, name_share=name_share, seed=seed)
+        elif like.dims == tuple(dims) and np.allclose(like.weights, weights) and like.has_names == bool(name_block_NDs):
             projection = like.projection
         else:
             raise ReleaseError(
@@ -126,6 +146,9 @@ class Searcher:
             clusters=clusters,
             pull=pull,
             rescored=rescored,
+            name_share=name_share,
+            names=names,
+            bm25_weight=bm25_weight,
         )
 
     def search(
@@ -133,6 +156,8 @@ class Searcher:
         query_QDs: Sequence[Floats],
         *,
         k: int,
+        texts: Texts | None = None,
+        text_shares: Sequence[float] | None = None,
         filters: Filters | None = None,
         allowed: Mask | None = None,
         use_clusters: bool | None = None,
@@ -141,6 +166,9 @@ class Searcher:
 
         Args:
             query_QDs: per member the queries' embeddings `[Q, D_k]` float32, unit norm.
+            texts: per query its words, which names are searched for; None or "": a picture, held against
+                pictures alone, as is every query without `texts`. Without names here they change nothing.
+            text_shares: per query how much of it its words are, 0 to 1; default: all.
             filters: what the user asked for.
             allowed: `[N]` bool over `products`, and-ed with the filters (`mask_without`, a split).
             use_clusters: False leaves the pull out; None and True follow the release.
@@ -150,17 +178,27 @@ class Searcher:
         """
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
-        query_QD = fusion.weight_query(query_QDs, self.weights)
-        self._check_query(query_QDs, query_QD, allowed)
+        share_Q = word_shares(len(query_QDs[0]), texts, text_shares)
+        query_QD = self._query(query_QDs, share_Q)
+        check_query(query_QDs, query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
         mask = both(self._filters.mask(filters), allowed)
-        candidates = self._candidates(query_QD, mask, max(k, self.rescored))
+        wanted = max(k, self.rescored)
         pull = 0.0 if use_clusters is False else self.pull
-        return [self._rescore(query_D, rows, pull, k) for query_D, rows in zip(query_QD, candidates, strict=True)]
+        rankings = []
+        for query, row_C in enumerate(self._candidates(query_QD, mask, wanted)):
+            match_N, weight = self._matches(texts, query), self.bm25_weight * float(share_Q[query])
+            if match_N is not None:
+                row_C = np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))
+            score_C = self._scores(query_QD[query], row_C, pull)
+            if match_N is not None:
+                score_C = fusion.blend(score_C, match_N[row_C], weight)
+            rankings.append(self._ranking(score_C, row_C, k))
+        return rankings
 
     def similar(
         self, product_id: str, *, k: int, filters: Filters | None = None, allowed: Mask | None = None
     ) -> Ranking:
-        """The k products that look most like one, itself left out.
+        """The k products that look most like one, itself left out; names have no part in it.
 
         Raises:
             QueryError: no such product in this release.
@@ -168,10 +206,9 @@ class Searcher:
         row = self._filters.row(product_id)
         if row is None:
             raise QueryError(f"Product {product_id!r} is not in this release.", remedy="Search for it first.")
-        own_1D = np.asarray(self.embedding_ND[row], np.float32)[None]
-        block_1Ds = np.split(own_1D, np.cumsum(self.dims)[:-1], axis=1)
+        own_1Ds = [np.asarray(self.block(member)[row], np.float32)[None] for member in range(len(self.dims))]
         others = self.mask_without(frozenset({product_id}), keep=False)
-        return self.search(block_1Ds, k=k, filters=filters, allowed=both(others, allowed))[0]
+        return self.search(own_1Ds, k=k, filters=filters, allowed=both(others, allowed))[0]
 
     def mask_without(self, product_ids: frozenset[str], *, keep: bool = True) -> Mask | None:
         """`[N]` bool: every product but these (the withdrawn ones); None where none of them is here.
@@ -187,67 +224,89 @@ class Searcher:
         return mask
 
     def block(self, member: int) -> NDArray[np.float16]:
-        """One member's embeddings `[N, D_k]`."""
+        """One member's embeddings of the pictures, `[N, D_k]`."""
         start = sum(self.dims[:member])
         return self.embedding_ND[:, start : start + self.dims[member]]
 
+    def name_block(self, member: int) -> NDArray[np.float16]:
+        """One member's embeddings of the names, `[N, D_k]`; needs `has_names`."""
+        start = sum(self.dims) + sum(self.dims[:member])
+        return self.embedding_ND[:, start : start + self.dims[member]]
+
+    @property
+    def has_names(self) -> bool:
+        """Whether names are embedded beside the pictures."""
+        return bool(self.embedding_ND.shape[1] == 2 * sum(self.dims))
+
     def member(self, member: int) -> "Searcher":
         """One member alone, without clusters: what the ensemble is held against in quality and cost."""
-        block_ND = np.ascontiguousarray(self.block(member))
-        identity = Projection.identity(self.dims[member])
-        index = FlatIndex.build(identity.gallery(block_ND))
+        blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]
+        embedding_ND, dims = np.concatenate(blocks, axis=1), [self.dims[member]]
+        projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.name_share)
+        index = FlatIndex.build(projection.gallery(embedding_ND))
         single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, index.width), np.float32))
         return Searcher(
             self.products,
-            block_ND,
-            dims=[self.dims[member]],
+            embedding_ND,
+            dims=dims,
             weights=[1.0],
-            projection=identity,
+            projection=projection,
             index=index,
             clusters=single,
             pull=0.0,
             rescored=self.rescored,
+            name_share=self.name_share,
+            names=self.names,
+            bm25_weight=self.bm25_weight,
         )
 
-    def with_pull(self, pull: float) -> "Searcher":
-        """The same searcher with another pull; everything else is shared, so trying pulls costs nothing.
+    def with_weights(
+        self, *, pull: float | None = None, name_share: float | None = None, bm25_weight: float | None = None
+    ) -> "Searcher":
+        """The same searcher with other weights in its score; everything else is shared, so trying costs nothing.
 
         Raises:
-            ReleaseError: a pull outside 0 to 1.
+            ReleaseError: a weight outside 0 to 1, or one of names that this searcher does not hold.
         """
         changed = copy.copy(self)
-        changed.pull = float(pull)
-        changed._check()
+        changed.pull = self.pull if pull is None else float(pull)
+        changed.name_share = self.name_share if name_share is None else float(name_share)
+        changed.bm25_weight = self.bm25_weight if bm25_weight is None else float(bm25_weight)
+        check_parts(changed)
         return changed
 
     def member_scores(self, member: int, query_QD: Floats) -> Floats:
         """`score_QN` of one member, exact, over all products."""
         return fusion.member_scores(query_QD, self.block(member))
 
-    def exact_scores(self, query_QDs: Sequence[Floats], rows: NDArray[np.int64] | None = None) -> Floats:
-        """`score_QN` of the ensemble over all products or some rows, without index and clusters: the slow oracle."""
-        embedding_ND = self.embedding_ND if rows is None else self.embedding_ND[rows]
-        return fusion.weight_query(query_QDs, self.weights) @ np.asarray(embedding_ND, np.float32).T
+    def exact_scores(
+        self, query_QDs: Sequence[Floats], rows: NDArray[np.int64] | None = None, *, texts: Texts | None = None
+    ) -> Floats:
+        """`score_QN` over all products or some rows, without index, candidates and clusters: the slow oracle."""
+        rows = np.arange(len(self.products)) if rows is None else rows
+        share_Q = word_shares(len(query_QDs[0]), texts, None)
+        score_QN = self._query(query_QDs, share_Q) @ np.asarray(self.embedding_ND[rows], np.float32).T
+        for query, score_N in enumerate(score_QN):
+            match_N = self._matches(texts, query)
+            if match_N is not None:
+                score_QN[query] = fusion.blend(score_N, match_N[rows], self.bm25_weight * float(share_Q[query]))
+        return score_QN
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the vectors: index, half-precision embeddings, cluster means."""
-        return int(self.index.num_bytes + self.embedding_ND.nbytes + self._cluster_mean_CD.nbytes)
+        """Memory of the vectors (index, half-precision embeddings, cluster means) and of BM25's postings."""
+        vectors = int(self.index.num_bytes + self.embedding_ND.nbytes + self.cluster_mean_CD.nbytes)
+        return vectors + (self.names.num_bytes if self.names is not None else 0)
 
     def save(self, folder: Path) -> None:
         """Write the searcher's files into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        columns: dict[str, Any] = {
-            name: pa.array(getattr(self.products, name), pa.string()) for name in Products.column_names()
-        }
-        pq.write_table(pa.table(columns), folder / PRODUCTS)
-        np.save(folder / EMBEDDINGS, self.embedding_ND, allow_pickle=False)
+        settings = {name: getattr(self, name) for name in (*SETTINGS, *NAME_SETTINGS)}
+        Parts(self.products, self.embedding_ND, self.cluster_mean_CD, settings).write(folder)
         self.projection.save(folder / PROJECTION)
         self.index.save(folder / INDEX)
         self.clusters.save(folder / CLUSTERS)
-        np.save(folder / MEANS, self._cluster_mean_CD, allow_pickle=False)
-        settings = {"dims": self.dims, "weights": self.weights, "pull": self.pull, "rescored": self.rescored}
-        write_whole(folder / SETTINGS, json.dumps(settings, indent=2).encode())
+        if self.names is not None:
+            self.names.save(folder / NAMES)
 
     @classmethod
     def load(cls, folder: Path) -> "Searcher":
@@ -256,24 +315,27 @@ class Searcher:
         Raises:
             ReleaseError: a file is missing, damaged, or does not fit the others.
         """
-        try:
-            settings = json.loads((folder / SETTINGS).read_bytes())
-            table = pq.read_table(folder / PRODUCTS, columns=list(Products.column_names()))
-            embedding_ND = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
-            cluster_mean_CD = np.load(folder / MEANS, allow_pickle=False)
-            products = Products(**{name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names})
-            kept = {name: settings[name] for name in ("dims", "weights", "pull", "rescored")}
-        except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
-            raise ReleaseError(f"The release at {folder} cannot be opened: {error}.") from error
+        parts = Parts.read(folder, *SETTINGS, **dict.fromkeys(NAME_SETTINGS, 0.0))
         return cls(
-            products,
-            embedding_ND,
+            parts.products,
+            parts.embedding_ND,
             projection=Projection.load(folder / PROJECTION),
             index=FlatIndex.load(folder / INDEX),
             clusters=Clusters.load(folder / CLUSTERS),
-            cluster_mean_CD=cluster_mean_CD,
-            **kept,
+            cluster_mean_CD=parts.cluster_mean_CD,
+            names=NameIndex.load(folder / NAMES, parts.products) if (folder / NAMES).exists() else None,
+            **parts.settings,
         )
+
+    def _query(self, query_QDs: Sequence[Floats], share_Q: Floats) -> Floats:
+        query_QD = fusion.weight_query(query_QDs, self.weights)
+        return fusion.share_query(query_QD, self.name_share * share_Q) if self.has_names else query_QD
+
+    def _matches(self, texts: Texts | None, query: int) -> Floats | None:
+        """`[N]` BM25 of one query; None where it has no part in the score."""
+        if texts is None or self.names is None or self.bm25_weight == 0 or not texts[query]:
+            return None
+        return self.names.coverage(texts[query] or "")
 
     def _candidates(self, query_QD: Floats, mask: Mask | None, wanted: int) -> list[NDArray[np.int64]]:
         allowed = len(self.products) if mask is None else int(np.count_nonzero(mask))
@@ -283,65 +345,24 @@ class Searcher:
             return [rows] * len(query_QD)
         return self.index.search(self.projection.query(query_QD), num_rows=wanted, allowed_N=mask)
 
-    def _rescore(self, query_D: Floats, row_C: NDArray[np.int64], pull: float, k: int) -> Ranking:
+    def _scores(self, query_D: Floats, row_C: NDArray[np.int64], pull: float) -> Floats:
         # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal
         # pictures by where they lie; einsum treats every row alike.
         score_C = np.einsum("cd,d->c", np.asarray(self.embedding_ND[row_C], np.float32), query_D)
-        cluster_C = self.clusters.assignment_N[row_C]
         if pull > 0 and len(row_C):
-            found, place_C = np.unique(cluster_C, return_inverse=True)
-            score_C = (1 - pull) * score_C + pull * (self._cluster_mean_CD[found] @ query_D)[place_C]
+            found, place_C = np.unique(self.clusters.assignment_N[row_C], return_inverse=True)
+            score_C = (1 - pull) * score_C + pull * (self.cluster_mean_CD[found] @ query_D)[place_C]
+        return np.asarray(score_C, np.float32)
+
+    def _ranking(self, score_C: Floats, row_C: NDArray[np.int64], k: int) -> Ranking:
         best = ranking.order(score_C, row_C)[:k]
         return Ranking(
             tuple(
-                Hit(str(self.products.product_id[row]), round(float(score), ranking.DECIMALS), int(cluster))
-                for row, score, cluster in zip(row_C[best], score_C[best], cluster_C[best], strict=True)
+                Hit(
+                    str(self.products.product_id[row]),
+                    round(float(score), ranking.DECIMALS),
+                    int(self.clusters.assignment_N[row]),
+                )
+                for row, score in zip(row_C[best], score_C[best], strict=True)
             )
         )
-
-    def _check_query(self, query_QDs: Sequence[Floats], query_QD: Floats, allowed: Mask | None) -> None:
-        widths = tuple(block.shape[-1] for block in query_QDs)
-        if widths != self.dims:
-            raise QueryError(f"Query embeddings have widths {widths}; the members' are {self.dims}.")
-        if not np.isfinite(query_QD).all():
-            raise QueryError("A query embedding is not finite.", remedy="Check the encoder that made it.")
-        if allowed is not None and (allowed.shape != (len(self.products),) or allowed.dtype != np.bool_):
-            raise QueryError(f"The mask has shape {allowed.shape}; one bool per product was expected.")
-
-    def _check(self) -> None:
-        ids = self.products.product_id
-        if not (ids[:-1] < ids[1:]).all():
-            raise CatalogError("Products are not in ascending order of unique ids.", remedy="Use Products.from_rows.")
-        if not 0 <= self.pull <= 1:
-            raise ReleaseError(f"A pull of {self.pull} cannot be used.", remedy="Choose one from 0 to 1.")
-        sizes = {len(ids), len(self.embedding_ND), len(self.index), len(self.clusters.assignment_N)}
-        widths = (self.embedding_ND.shape[1], len(self.projection.scale_D), sum(self.dims))
-        means = (self.clusters.count, sum(self.dims))
-        if (
-            len(sizes) > 1
-            or len(set(widths)) > 1
-            or self._cluster_mean_CD.shape != means
-            or self.index.width != self.projection.width
-        ):
-            raise ReleaseError(
-                f"Parts of the release do not fit each other: {sorted(sizes)} products, widths {widths}, "
-                f"index {self.index.width} for projection {self.projection.width}, cluster means "
-                f"{self._cluster_mean_CD.shape} for {self.clusters.count} clusters."
-            )
-
-
-def _check_members(products: Products, block_NDs: Sequence[NDArray[np.floating]], weights: Sequence[float]) -> None:
-    if not block_NDs or len(block_NDs) != len(weights):
-        raise ReleaseError(f"{len(block_NDs)} embeddings for {len(weights)} weights; each member has one of both.")
-    if min(weights) < 0 or sum(weights) <= 0 or not np.isfinite(weights).all():
-        raise ReleaseError(f"Weights {tuple(weights)} cannot be used; they are not negative, and not all 0.")
-    for number, block in enumerate(block_NDs):
-        if block.ndim != 2 or len(block) != len(products):
-            raise ReleaseError(f"Member {number} embedded {len(block)} of {len(products)} products.")
-        finite_N = np.isfinite(block).all(axis=1)
-        if not finite_N.all():
-            worst = products.product_id[int(np.argmin(finite_N))]
-            raise ReleaseError(
-                f"Member {number} embeds product {worst!r} as a vector that is not finite.",
-                remedy="Leave that member out; its training may have diverged.",
-            )

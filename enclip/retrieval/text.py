@@ -1,39 +1,59 @@
-"""BM25 over product names: what vectors are compared with, and what a product's own name finds."""
+"""BM25 over product names: what vectors are fused and compared with, and what a product's own name finds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import bm25s
 import numpy as np
+from numpy.typing import NDArray
 
-from enclip.errors import CatalogError, QueryError
+from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Floats, Products, Ranking
 from enclip.retrieval import ranking
 from enclip.retrieval.filters import Mask
 
+Texts = Sequence[str | None]  # per query its words
+NAMES = "names"  # a release's folder of bm25s' own files: arrays and JSON, no pickle
+
 
 class NameIndex:
-    """BM25 (Lucene's variant, bm25s) over `name` alone; attributes would answer the qrels they make."""
+    """BM25 (Lucene's variant, bm25s) over `name` alone; attributes would answer the qrels they make.
 
-    def __init__(self, products: Products) -> None:
-        self._products = products
-        # Ids of our own making: bm25s' default vocabulary adds an empty token for names without words.
-        self._word_ids: dict[str, int] = {}
-        corpus = [
-            [self._word_ids.setdefault(word, len(self._word_ids)) for word in words(name)] for name in products.name
-        ]
-        if not self._word_ids:
-            raise CatalogError("No product of the catalog has a name.", remedy="Map a column with --map name=COLUMN.")
-        self._model = bm25s.BM25(method="lucene")
-        self._model.index((corpus, self._word_ids), show_progress=False)
+    Args:
+        products: N products; of these, names and ids are read and nothing else.
+        model: an index that was made of these names before; None: it is made now.
+
+    Raises:
+        CatalogError: no product has a name.
+    """
+
+    def __init__(self, products: Products, model: "bm25s.BM25 | None" = None) -> None:
+        self._product_id = products.product_id
+        self._model = _indexed(products) if model is None else model
+        self._word_ids: dict[str, int] = self._model.vocab_dict
+        # Lucene's idf: what a word can add to a score at most, however often a name repeats it.
+        count_W = np.diff(self._model.scores["indptr"])
+        self._idf_W = np.log1p((len(products) - count_W + 0.5) / (count_W + 0.5))
 
     def scores(self, texts: Sequence[str]) -> Floats:
         """`score_QN`; 0 where no word matches."""
-        score_QN = np.zeros((len(texts), len(self._products)), np.float32)
+        score_QN = np.zeros((len(texts), len(self._product_id)), np.float32)
         for row, text in enumerate(texts):
-            known = [self._word_ids[word] for word in words(text) if word in self._word_ids]
+            known = self._known(text)
             if known:
                 score_QN[row] = self._model.get_scores_from_ids(known)
         return score_QN
+
+    def coverage(self, text: str) -> Floats:
+        """`[N]`, 0 to below 1: BM25 over the most that a name could reach, the sum of the words' idf.
+
+        Words that no name has are left out of both. Unlike a maximum over what was found, the bound belongs
+        to the query alone: neither filters nor candidates change what a product scores.
+        """
+        known = self._known(text)
+        if not known:
+            return np.zeros(len(self._product_id), np.float32)
+        return np.asarray(self._model.get_scores_from_ids(known) / self._idf_W[known].sum(), np.float32)
 
     def search(self, texts: Sequence[str], *, k: int, allowed: Mask | None = None) -> list[Ranking]:
         """The best k products per text among those with at least one of its words."""
@@ -41,10 +61,49 @@ class NameIndex:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
         rankings: list[Ranking] = []
         for score_N in self.scores(texts):
-            matching = score_N > 0 if allowed is None else (score_N > 0) & allowed
-            scores_1N = np.where(matching, score_N, -np.inf)[None]
-            rankings += ranking.rank(scores_1N, self._products.product_id, k=k)
+            rankings += ranking.rank(_matching(score_N, allowed)[None], self._product_id, k=k)
         return rankings
+
+    def save(self, folder: Path) -> None:
+        """Write bm25s' own files into a folder."""
+        self._model.save(folder, show_progress=False)
+
+    @classmethod
+    def load(cls, folder: Path, products: Products) -> "NameIndex":
+        """The index of a folder; its arrays stay on disk, shared between processes.
+
+        Raises:
+            ReleaseError: a file is missing, damaged, or of other products.
+        """
+        try:
+            model = bm25s.BM25.load(folder, mmap=True)
+            scores = model.scores
+            fits = (
+                scores["num_docs"] == len(products)
+                and len(scores["indptr"]) > max(model.vocab_dict[word] for word in model.vocab_dict if word) + 1
+                and len(scores["data"]) == len(scores["indices"]) == scores["indptr"][-1]
+            )
+        # Whatever its JSON and arrays may hold instead of an index.
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ReleaseError(
+                f"BM25 index {folder} cannot be read: {error}.", remedy="Fetch the release again."
+            ) from error
+        if not fits:
+            raise ReleaseError(f"BM25 index {folder} is not over the release's {len(products)} products.")
+        return cls(products, model)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the postings."""
+        return sum(self._model.scores[part].nbytes for part in ("data", "indices", "indptr"))
+
+    def _known(self, text: str) -> list[int]:
+        return [self._word_ids[word] for word in words(text) if word in self._word_ids]
+
+
+def best_matches(score_N: Floats, *, num_rows: int, allowed: Mask | None = None) -> NDArray[np.int64]:
+    """The rows of the best products among the allowed ones with at least one of the words, best first."""
+    return ranking.top(_matching(score_N, allowed), num_rows)
 
 
 def words(text: str) -> list[str]:
@@ -54,3 +113,32 @@ def words(text: str) -> list[str]:
         word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
         for word in spaced.split()
     ]
+
+
+def word_shares(count: int, texts: Texts | None, text_shares: Sequence[float] | None) -> Floats:
+    """`[Q]` float32: how much of each of `count` queries its words are; 0 where it has none."""
+    texts = [None] * count if texts is None else texts
+    if len(texts) != count or len(text_shares or texts) != count:
+        raise QueryError(f"{len(texts)} texts for {count} queries; each query has one, or None.")
+    worded_Q = np.array([bool(text and text.strip()) for text in texts], np.float32)
+    return worded_Q if text_shares is None else worded_Q * np.clip(np.asarray(text_shares, np.float32), 0, 1)
+
+
+def named(products: Products) -> Mask:
+    """`[N]` bool: the products that have a name."""
+    return np.array([bool(name.strip()) for name in products.name], dtype=bool)
+
+
+def _indexed(products: Products) -> "bm25s.BM25":
+    word_ids: dict[str, int] = {}  # ids of our own making: bm25s' would need its tokenizer
+    corpus = [[word_ids.setdefault(word, len(word_ids)) for word in words(name)] for name in products.name]
+    if not word_ids:
+        raise CatalogError("No product of the catalog has a name.", remedy="Map a column with --map name=COLUMN.")
+    model = bm25s.BM25(method="lucene")
+    model.index((corpus, word_ids), show_progress=False)
+    return model
+
+
+def _matching(score_N: Floats, allowed: Mask | None) -> Floats:
+    matching = score_N > 0 if allowed is None else (score_N > 0) & allowed
+    return np.where(matching, score_N, -np.inf).astype(np.float32)

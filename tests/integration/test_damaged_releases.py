@@ -33,7 +33,8 @@ from enclip.records import Product, Products
 from enclip.registry import CHAMPION
 from enclip.registry.registry import EpochVersion
 from enclip.release import MANIFEST, ClusterSettings, Manifest, Member, write_manifest
-from enclip.retrieval.searcher import EMBEDDINGS, INDEX, Searcher
+from enclip.retrieval.files import EMBEDDINGS
+from enclip.retrieval.searcher import INDEX, Searcher
 from enclip.serving.run import bind, make_server, platform_app
 
 NUM_PRODUCTS = 40

@@ -10,7 +10,8 @@ import pytest
 
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Product, Products
-from enclip.retrieval.searcher import CLUSTERS, EMBEDDINGS, INDEX, MEANS, PRODUCTS, PROJECTION, SETTINGS, Searcher
+from enclip.retrieval.files import EMBEDDINGS, MEANS, PRODUCTS, SETTINGS
+from enclip.retrieval.searcher import CLUSTERS, INDEX, PROJECTION, Searcher
 
 FILES = (PRODUCTS, EMBEDDINGS, PROJECTION, INDEX, CLUSTERS, MEANS, SETTINGS)
 
@@ -133,12 +134,12 @@ def test_clusters_off_is_a_pull_of_zero(shop, searcher):
 
 
 def test_another_pull_shares_everything_else(shop, searcher):
-    pulled = searcher.with_pull(0.6)
+    pulled = searcher.with_weights(pull=0.6)
     assert pulled.index is searcher.index
     assert searcher.pull == 0
     assert pulled.search(shop.queries, k=10) == build(shop, pull=0.6).search(shop.queries, k=10)
     with pytest.raises(ReleaseError, match=r"1\.5"):
-        searcher.with_pull(1.5)
+        searcher.with_weights(pull=1.5)
 
 
 def test_a_product_alone_in_its_cluster_keeps_its_own_score(shop):

@@ -1,0 +1,77 @@
+"""What retrieval refuses: members, parts of a release and queries that do not fit each other."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.errors import CatalogError, QueryError, ReleaseError
+from enclip.records import Floats, Products
+from enclip.retrieval.filters import Mask
+
+if TYPE_CHECKING:
+    from enclip.retrieval.searcher import Searcher
+
+
+def check_parts(searcher: "Searcher") -> None:
+    """Raises ReleaseError where a searcher's parts do not fit; CatalogError where its products are out of order."""
+    ids = searcher.products.product_id
+    if not (ids[:-1] < ids[1:]).all():
+        raise CatalogError("Products are not in ascending order of unique ids.", remedy="Use Products.from_rows.")
+    for what in ("pull", "name_share", "bm25_weight"):
+        if not 0 <= getattr(searcher, what) <= 1:
+            raise ReleaseError(f"A {what} of {getattr(searcher, what)} cannot be used.", remedy="Choose 0 to 1.")
+    if (searcher.name_share and not searcher.has_names) or (searcher.bm25_weight and searcher.names is None):
+        raise ReleaseError("Names have a weight in the score, but are not among the release's embeddings or files.")
+    sizes = {len(ids), len(searcher.embedding_ND), len(searcher.index), len(searcher.clusters.assignment_N)}
+    width = sum(searcher.dims) * (2 if searcher.has_names else 1)
+    widths = (searcher.embedding_ND.shape[1], len(searcher.projection.scale_D), width)
+    means = (searcher.clusters.count, width)
+    if (
+        len(sizes) > 1
+        or len(set(widths)) > 1
+        or searcher.cluster_mean_CD.shape != means
+        or searcher.index.width != searcher.projection.width
+    ):
+        raise ReleaseError(
+            f"Parts of the release do not fit each other: {sorted(sizes)} products, widths {widths}, "
+            f"index {searcher.index.width} for projection {searcher.projection.width}, cluster means "
+            f"{searcher.cluster_mean_CD.shape} for {searcher.clusters.count} clusters."
+        )
+
+
+def check_query(
+    query_QDs: Sequence[Floats],
+    query_QD: Floats,
+    *,
+    dims: Sequence[int],
+    allowed: Mask | None,
+    num_products: int,
+) -> None:
+    """Raises QueryError for embeddings or a mask of the wrong shape, or that are not finite."""
+    widths = tuple(block.shape[-1] for block in query_QDs)
+    if widths != dims:
+        raise QueryError(f"Query embeddings have widths {widths}; the members' are {dims}.")
+    if not np.isfinite(query_QD).all():
+        raise QueryError("A query embedding is not finite.", remedy="Check the encoder that made it.")
+    if allowed is not None and (allowed.shape != (num_products,) or allowed.dtype != np.bool_):
+        raise QueryError(f"The mask has shape {allowed.shape}; one bool per product was expected.")
+
+
+def check_members(products: Products, block_NDs: Sequence[NDArray[np.floating]], weights: Sequence[float]) -> None:
+    """Raises ReleaseError for embeddings that do not fit the products or the weights, or are not finite."""
+    if not block_NDs or len(block_NDs) != len(weights):
+        raise ReleaseError(f"{len(block_NDs)} embeddings for {len(weights)} weights; each member has one of both.")
+    if min(weights) < 0 or sum(weights) <= 0 or not np.isfinite(weights).all():
+        raise ReleaseError(f"Weights {tuple(weights)} cannot be used; they are not negative, and not all 0.")
+    for number, block in enumerate(block_NDs):
+        if block.ndim != 2 or len(block) != len(products):
+            raise ReleaseError(f"Member {number} embedded {len(block)} of {len(products)} products.")
+        finite_N = np.isfinite(block).all(axis=1)
+        if not finite_N.all():
+            worst = products.product_id[int(np.argmin(finite_N))]
+            raise ReleaseError(
+                f"Member {number} embeds product {worst!r} as a vector that is not finite.",
+                remedy="Leave that member out; its training may have diverged.",
+            )
