@@ -74,3 +74,10 @@ class FlatIndex:
         if not isinstance(index, faiss.IndexFlatIP):
             raise ReleaseError(f"Index {path} is a {type(index).__name__}; a flat inner product index was expected.")
         return cls(index)
+
+
+def with_column(vector_NP: Floats, value_N: Floats | None) -> Floats:
+    """`[N, P + 1]`: vectors with one more value each; without values, the vectors themselves."""
+    if value_N is None:
+        return vector_NP
+    return np.concatenate([vector_NP, np.asarray(value_N, np.float32)[:, None]], axis=1)

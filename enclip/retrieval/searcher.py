@@ -11,16 +11,18 @@ from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Floats, Hit, Products, Ranking
 from enclip.retrieval import fusion, ranking
 from enclip.retrieval.blocks import fit_projection, joined
+from enclip.retrieval.calibration import BANK, QueryBank
 from enclip.retrieval.checks import check_parts, check_query
 from enclip.retrieval.clusters import Clusters, cluster_means
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
-from enclip.retrieval.index import FlatIndex
+from enclip.retrieval.index import FlatIndex, with_column
 from enclip.retrieval.projection import Projection
 from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches, word_shares
 
 PROJECTION, INDEX, CLUSTERS = "projection.npz", "index.faiss", "clusters.npz"
-SETTINGS, NAME_SETTINGS = ("dims", "weights", "pull", "rescored"), ("name_share", "bm25_weight")
+SETTINGS = ("dims", "weights", "pull", "rescored")
+LATER_SETTINGS = ("name_share", "bm25_weight", "calibration")  # 0 in releases that are older
 
 
 class Searcher:
@@ -37,6 +39,9 @@ class Searcher:
     the share on the query's side: a query without words leaves the names out, in the same index. With
     BM25 its best names join the candidates, and their score is blended with the vectors' (`fusion.blend`).
 
+    From the score of words comes off what a product scores for likely queries at large (`QueryBank`): one
+    more column of the index. A query that is a picture leaves it out.
+
     Attributes:
         products: the N products, by product_id ascending.
         embedding_ND: float16 concatenation of the members' image embeddings, D = ΣD_k; with names those of
@@ -48,6 +53,8 @@ class Searcher:
         rescored: products that get the second pass, or `k` if that is more.
         name_share: share of the names in a member's score of a query in words; 0: pictures alone.
         names, bm25_weight: BM25 over the names, and its weight in the score of a query in words.
+        bank, calibration: likely queries, and how much of their bias comes off the score of words, 0 to 1.
+        bias_N: the bias of each product; None without a bank.
     """
 
     def __init__(
@@ -66,6 +73,9 @@ class Searcher:
         name_share: float = 0.0,
         names: NameIndex | None = None,
         bm25_weight: float = 0.0,
+        bank: QueryBank | None = None,
+        bias_N: Floats | None = None,
+        calibration: float = 0.0,
     ) -> None:
         self.products = products
         self.embedding_ND = embedding_ND
@@ -79,10 +89,14 @@ class Searcher:
         self.name_share = float(name_share)
         self.names = names
         self.bm25_weight = float(bm25_weight)
+        self.bank = bank
+        self.bias_N = bias_N
+        self.calibration = float(calibration)
         self._filters = FilterIndex(products)
         # Computed where a searcher is built, kept in its files: opening one must not read all embeddings.
         self.cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
         check_parts(self)
+        self._mean_bias_C = None if bias_N is None else cluster_means(bias_N[:, None], clusters)[:, 0]
 
     @classmethod
     def build(
@@ -100,6 +114,8 @@ class Searcher:
         name_share: float = 0.0,
         names: NameIndex | None = None,
         bm25_weight: float = 0.0,
+        bank: QueryBank | None = None,
+        calibration: float = 0.0,
     ) -> "Searcher":
         """Project, index and cluster the members' embeddings of the products.
 
@@ -112,7 +128,7 @@ class Searcher:
                 refresh with new products leaves cluster numbers and old scores as they were.
             name_block_NDs: per member the text tower's `[N, D_k]` of the products' names; none: names are
                 not searched. A product without a name has its image embedding there too.
-            name_share, names, bm25_weight: see the attributes.
+            name_share, names, bm25_weight, bank, calibration: see the attributes.
 
         Raises:
             CatalogError: no products, or products out of order.
@@ -136,19 +152,23 @@ class Searcher:
             if like is None
             else like.clusters.assigned(vector_NP)
         )
+        bias_N = None if bank is None else bank.bias(embedding_ND, dims, weights, name_share=name_share)
         return cls(
             products,
             embedding_ND,
             dims=dims,
             weights=weights,
             projection=projection,
-            index=FlatIndex.build(vector_NP),
+            index=FlatIndex.build(with_column(vector_NP, bias_N)),
             clusters=clusters,
             pull=pull,
             rescored=rescored,
             name_share=name_share,
             names=names,
             bm25_weight=bm25_weight,
+            bank=bank,
+            bias_N=bias_N,
+            calibration=calibration,
         )
 
     def search(
@@ -179,17 +199,17 @@ class Searcher:
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
         share_Q = word_shares(len(query_QDs[0]), texts, text_shares)
-        query_QD = self._query(query_QDs, share_Q)
+        query_QD, bias_Q = self._query(query_QDs, share_Q), self.calibration * share_Q
         check_query(query_QDs, query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
         mask = both(self._filters.mask(filters), allowed)
         wanted = max(k, self.rescored)
         pull = 0.0 if use_clusters is False else self.pull
         rankings = []
-        for query, row_C in enumerate(self._candidates(query_QD, mask, wanted)):
+        for query, row_C in enumerate(self._candidates(query_QD, bias_Q, mask, wanted)):
             match_N, weight = self._matches(texts, query), self.bm25_weight * float(share_Q[query])
             if match_N is not None:
                 row_C = np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))
-            score_C = self._scores(query_QD[query], row_C, pull)
+            score_C = self._scores(query_QD[query], float(bias_Q[query]), row_C, pull)
             if match_N is not None:
                 score_C = fusion.blend(score_C, match_N[row_C], weight)
             rankings.append(self._ranking(score_C, row_C, k))
@@ -243,8 +263,10 @@ class Searcher:
         blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]
         embedding_ND, dims = np.concatenate(blocks, axis=1), [self.dims[member]]
         projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.name_share)
-        index = FlatIndex.build(projection.gallery(embedding_ND))
-        single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, index.width), np.float32))
+        bank = None if self.bank is None else self.bank.member(sum(self.dims[:member]), self.dims[member])
+        bias_N = None if bank is None else bank.bias(embedding_ND, dims, [1.0], name_share=self.name_share)
+        index = FlatIndex.build(with_column(projection.gallery(embedding_ND), bias_N))
+        single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, projection.width), np.float32))
         return Searcher(
             self.products,
             embedding_ND,
@@ -258,21 +280,35 @@ class Searcher:
             name_share=self.name_share,
             names=self.names,
             bm25_weight=self.bm25_weight,
+            bank=bank,
+            bias_N=bias_N,
+            calibration=self.calibration,
         )
 
     def with_weights(
-        self, *, pull: float | None = None, name_share: float | None = None, bm25_weight: float | None = None
+        self,
+        *,
+        pull: float | None = None,
+        name_share: float | None = None,
+        bm25_weight: float | None = None,
+        calibration: float | None = None,
     ) -> "Searcher":
-        """The same searcher with other weights in its score; everything else is shared, so trying costs nothing.
+        """The same searcher with other weights in its score. Everything else is shared, so trying costs
+        nothing, but that another share of the names changes every product's bias.
 
         Raises:
-            ReleaseError: a weight outside 0 to 1, or one of names that this searcher does not hold.
+            ReleaseError: a weight outside 0 to 1, or one of names or a bank that this searcher does not hold.
         """
         changed = copy.copy(self)
         changed.pull = self.pull if pull is None else float(pull)
         changed.name_share = self.name_share if name_share is None else float(name_share)
         changed.bm25_weight = self.bm25_weight if bm25_weight is None else float(bm25_weight)
+        changed.calibration = self.calibration if calibration is None else float(calibration)
         check_parts(changed)
+        if self.bank is not None and changed.name_share != self.name_share:
+            bias_N = self.bank.bias(self.embedding_ND, self.dims, self.weights, name_share=changed.name_share)
+            changed.bias_N, changed._mean_bias_C = bias_N, cluster_means(bias_N[:, None], self.clusters)[:, 0]
+            changed.index = FlatIndex.build(with_column(self.index.vectors()[:, :-1], bias_N))
         return changed
 
     def member_scores(self, member: int, query_QD: Floats) -> Floats:
@@ -286,6 +322,8 @@ class Searcher:
         rows = np.arange(len(self.products)) if rows is None else rows
         share_Q = word_shares(len(query_QDs[0]), texts, None)
         score_QN = self._query(query_QDs, share_Q) @ np.asarray(self.embedding_ND[rows], np.float32).T
+        if self.bias_N is not None:
+            score_QN -= self.calibration * share_Q[:, None] * self.bias_N[rows]
         for query, score_N in enumerate(score_QN):
             match_N = self._matches(texts, query)
             if match_N is not None:
@@ -300,11 +338,13 @@ class Searcher:
 
     def save(self, folder: Path) -> None:
         """Write the searcher's files into a folder."""
-        settings = {name: getattr(self, name) for name in (*SETTINGS, *NAME_SETTINGS)}
+        settings = {name: getattr(self, name) for name in (*SETTINGS, *LATER_SETTINGS)}
         Parts(self.products, self.embedding_ND, self.cluster_mean_CD, settings).write(folder)
         self.projection.save(folder / PROJECTION)
         self.index.save(folder / INDEX)
         self.clusters.save(folder / CLUSTERS)
+        if self.bank is not None and self.bias_N is not None:
+            self.bank.save(folder / BANK, self.bias_N)
         if self.names is not None:
             self.names.save(folder / NAMES)
 
@@ -315,7 +355,8 @@ class Searcher:
         Raises:
             ReleaseError: a file is missing, damaged, or does not fit the others.
         """
-        parts = Parts.read(folder, *SETTINGS, **dict.fromkeys(NAME_SETTINGS, 0.0))
+        parts = Parts.read(folder, *SETTINGS, **dict.fromkeys(LATER_SETTINGS, 0.0))
+        bank, bias_N = QueryBank.load(folder / BANK) if (folder / BANK).exists() else (None, None)
         return cls(
             parts.products,
             parts.embedding_ND,
@@ -324,6 +365,8 @@ class Searcher:
             clusters=Clusters.load(folder / CLUSTERS),
             cluster_mean_CD=parts.cluster_mean_CD,
             names=NameIndex.load(folder / NAMES, parts.products) if (folder / NAMES).exists() else None,
+            bank=bank,
+            bias_N=bias_N,
             **parts.settings,
         )
 
@@ -337,21 +380,29 @@ class Searcher:
             return None
         return self.names.coverage(texts[query] or "")
 
-    def _candidates(self, query_QD: Floats, mask: Mask | None, wanted: int) -> list[NDArray[np.int64]]:
+    def _candidates(
+        self, query_QD: Floats, bias_Q: Floats, mask: Mask | None, wanted: int
+    ) -> list[NDArray[np.int64]]:
         allowed = len(self.products) if mask is None else int(np.count_nonzero(mask))
         if allowed <= wanted:
             # The first pass only chooses whom to score exactly; here it is everybody.
             rows = np.arange(len(self.products)) if mask is None else np.flatnonzero(mask)
             return [rows] * len(query_QD)
-        return self.index.search(self.projection.query(query_QD), num_rows=wanted, allowed_N=mask)
+        query_QP = with_column(self.projection.query(query_QD), None if self.bias_N is None else -bias_Q)
+        return self.index.search(query_QP, num_rows=wanted, allowed_N=mask)
 
-    def _scores(self, query_D: Floats, row_C: NDArray[np.int64], pull: float) -> Floats:
+    def _scores(self, query_D: Floats, bias: float, row_C: NDArray[np.int64], pull: float) -> Floats:
         # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal
         # pictures by where they lie; einsum treats every row alike.
         score_C = np.einsum("cd,d->c", np.asarray(self.embedding_ND[row_C], np.float32), query_D)
+        if self.bias_N is not None:
+            score_C = score_C - bias * self.bias_N[row_C]
         if pull > 0 and len(row_C):
             found, place_C = np.unique(self.clusters.assignment_N[row_C], return_inverse=True)
-            score_C = (1 - pull) * score_C + pull * (self.cluster_mean_CD[found] @ query_D)[place_C]
+            mean_C = self.cluster_mean_CD[found] @ query_D
+            if self._mean_bias_C is not None:
+                mean_C = mean_C - bias * self._mean_bias_C[found]
+            score_C = (1 - pull) * score_C + pull * mean_C[place_C]
         return np.asarray(score_C, np.float32)
 
     def _ranking(self, score_C: Floats, row_C: NDArray[np.int64], k: int) -> Ranking:
