@@ -13,7 +13,8 @@ from enclip.database import read_only
 from enclip.records import Split
 
 logger = logging.getLogger(__name__)
-CHUNK = 20_000  # newcomers placed at a time: bounds the memory of a first ingest
+CHUNK = 10_000  # newcomers placed at a time: bounds the memory of a first ingest
+CANDIDATES = 20_000  # products whose pictures are compared at a time: buckets of look-alikes grow with the catalog
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def _places(engine: Engine, newcomers: Mapping[str, str], limit: int) -> dict[st
     trusted = {product_id: [key for key in own if key not in refused] for product_id, own in keys.items()}
     links = {product_id: [key for key in own if key.kind is not KeyKind.BAND] for product_id, own in trusted.items()}
     placed = _placed(engine, {key for own in links.values() for key in own})
-    for newcomer, look, other in _look_alikes(engine, newcomers, trusted):
+    for newcomer, look, other in _look_alikes(engine, newcomers, trusted, counts):
         links[newcomer].append(look)
         if other.place is not None:
             placed.setdefault(look, KeyState()).add(other.place)
@@ -63,11 +64,12 @@ def _places(engine: Engine, newcomers: Mapping[str, str], limit: int) -> dict[st
 
 
 def _look_alikes(
-    engine: Engine, newcomers: Mapping[str, str], keys: Mapping[str, Sequence[Key]]
+    engine: Engine, newcomers: Mapping[str, str], keys: Mapping[str, Sequence[Key]], counts: Mapping[Key, int]
 ) -> Iterator[tuple[str, Key, _Bearer]]:
     """(newcomer, the key of the pair, the other) for each near-identical pair of pictures."""
-    for part in in_parts(list(newcomers)):
-        bands = {product_id: [key for key in keys[product_id] if key.kind is KeyKind.BAND] for product_id in part}
+    banded = {product_id: [key for key in keys[product_id] if key.kind is KeyKind.BAND] for product_id in newcomers}
+    for part in _comparable(banded, counts):
+        bands = {product_id: banded[product_id] for product_id in part}
         bearers: defaultdict[Key, list[_Bearer]] = defaultdict(list)
         for bearer in _bearers(engine, {key for own in bands.values() for key in own}):
             bearers[bearer.key].append(bearer)
@@ -90,6 +92,21 @@ def _look_alikes(
                 if similar:
                     pair = sorted((product_id, bearer.product_id))
                     yield product_id, Key(KeyKind.LOOK, "\0".join(pair)), bearer
+
+
+def _comparable(bands: Mapping[str, Sequence[Key]], counts: Mapping[Key, int]) -> Iterator[list[str]]:
+    """Newcomers in parts that have at most CANDIDATES others to be compared with, or are one newcomer."""
+    part: list[str] = []
+    candidates = 0
+    for product_id, own in bands.items():
+        more = sum(counts[key] for key in own)
+        if part and candidates + more > CANDIDATES:
+            yield part
+            part, candidates = [], 0
+        part.append(product_id)
+        candidates += more
+    if part:
+        yield part
 
 
 def _num_products(engine: Engine) -> int:
