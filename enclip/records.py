@@ -143,11 +143,15 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result. `score` is higher-is-better and comparable within its ranking only."""
+    """One result. `score` is higher-is-better and comparable within its ranking only.
+
+    `folded` near-duplicates of it were found and left off the page (`retrieval/spread.py`).
+    """
 
     product_id: str
     score: float
     cluster: int
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
