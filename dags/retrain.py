@@ -60,6 +60,7 @@ PARAMS = {
     "epochs": belief(TrainRecipe, "epochs"),
     "instances": belief(TrainRecipe, "instances"),
     "max_members": belief(ReleaseRecipe, "max_members", title="Members at most"),
+    "gallery": belief(ReleaseRecipe, "gallery", title="What is searched"),
     "strictness": Param(
         "normal",
         type="string",
@@ -93,6 +94,7 @@ def recipe_of(params: dict[str, Any]) -> RetrainRecipe:
         ),
         release=ReleaseRecipe(
             max_members=params["max_members"],
+            gallery=params["gallery"],
         ),
         gate=GatePolicy.named(params["strictness"], require_approval=params["require_approval"]),
     )

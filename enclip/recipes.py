@@ -4,12 +4,13 @@ Typed and frozen; the resolved recipe is saved beside what it made. Each field's
 sentence that `--help`, Airflow's form and the docs show.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Device = Literal["auto", "cuda", "cpu"]
 Strictness = Literal["strict", "normal", "lenient"]
+Gallery = Literal["image", "name", "hybrid"]
 
 
 class Recipe(BaseModel):
@@ -73,6 +74,17 @@ class ReleaseRecipe(Recipe):
     )
     pulls: tuple[float, ...] = Field(
         (0.0, 0.15, 0.3, 0.6), description="Pulls toward the cluster's mean score to try; 0 leaves clusters out."
+    )
+    gallery: Gallery = Field(
+        "image",
+        description="What is searched: image (pictures alone, the paper's protocol), name (pictures and product "
+        "names), hybrid (both, and BM25 over names).",
+    )
+    name_shares: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.3, 0.5, 0.7, 0.85), min_length=1, description="Shares of the name in a product's embedding to try."
+    )
+    bm25_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.15, 0.3, 0.45, 0.6), min_length=1, description="Weights of BM25 in a hybrid's score to try; 0: none."
     )
     rescored: int = Field(200, ge=10, le=10_000, description="Best products scored again at full dimension.")
     shards: int = Field(1, ge=1, le=256, description="Parts in which a member embeds the catalog.")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enclip.blobs import write_whole
 from enclip.errors import ReleaseError
+from enclip.recipes import Gallery
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -69,6 +70,15 @@ class ClusterSettings(_Frozen):
     pull: float
 
 
+class GallerySettings(_Frozen):
+    """What a release searches, and what names weigh in it; of a product's text its name alone is searched."""
+
+    protocol: Gallery = "image"
+    name_share: float = Field(0.0, description="Share of the name's embedding in a product's.")
+    bm25_weight: float = Field(0.0, description="Weight of BM25 over names against the vectors.")
+    chosen_because: str = ""
+
+
 class FileEntry(_Frozen):
     sha256: str
     num_bytes: int
@@ -89,6 +99,7 @@ class Manifest(_Frozen):
     members: tuple[Member, ...]
     best_member: int = Field(0, description="Row in members of the best one on select.")
     clusters: ClusterSettings
+    gallery: GallerySettings = Field(GallerySettings(), description="Absent before names could be searched: image.")
     rescored: int
     candidates: tuple[Candidate, ...] = ()
     chosen_because: str
@@ -109,8 +120,11 @@ class Manifest(_Frozen):
 
     @property
     def ensemble_key(self) -> tuple[tuple[str, float], ...]:
-        """Equal for releases whose ensembles are the same, whatever their index holds."""
-        return tuple(sorted((member.weights_sha256, round(member.weight, 6)) for member in self.members))
+        """Equal for releases whose ensembles are the same and search the same, whatever their index holds."""
+        key = sorted((member.weights_sha256, round(member.weight, 6)) for member in self.members)
+        if self.gallery.protocol != "image":
+            key += [("name share", self.gallery.name_share), ("bm25 weight", self.gallery.bm25_weight)]
+        return tuple(key)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

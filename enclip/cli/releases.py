@@ -48,7 +48,9 @@ def evaluate(
     ] = EvaluationProtocol.OWN,
     json: Json = False,
 ) -> None:
-    """Measure mAP@10 of a release, per category, image-only.
+    """Measure mAP@10 of a release, per category, as it serves: its gallery (image, name, hybrid) is named.
+
+    Beside one that searches names stand its pictures alone, its vectors alone, and BM25 over names alone.
 
     With `--catalog` the release may never have seen the products: all of them are the gallery, and
     neither registry nor database is written to. With `--trec` other tools can recompute every figure.
@@ -139,19 +141,32 @@ def report(
 
 
 def show_figures(figures: dict[str, Any]) -> None:
-    """mAP@10 overall and by category, with counts."""
+    """mAP@10 overall and by category, with counts; what searches names has a table of its own."""
+    counted = f" ({figures['num_products']} products)" if "num_products" in figures else ""
+    own = {name: name for kinds in figures["by_kind"].values() for name in kinds if name != "num_queries"}
+    for gallery, systems in figures.get("galleries", {figures["gallery_protocol"]: own}).items():
+        render.table(
+            f"Release {figures['release']}, {figures['gallery']}{counted}, {gallery}",
+            ("queries", "figure", "mean", "number"),
+            [
+                (kind, label, kinds[name], kinds["num_queries"])
+                for kind, kinds in figures["by_kind"].items()
+                for label, name in systems.items()
+            ],
+        )
+    alone = figures.get("alone")
+    if alone:
+        kinds = [kind for kind in figures["by_kind"] if kind in next(iter(alone.values()))["map_at_10"]]
+        render.table(
+            "What it is made of, mAP@10",
+            ("system", "gallery", *kinds),
+            [
+                (system, part["gallery_protocol"], *(part["map_at_10"][kind] for kind in kinds))
+                for system, part in alone.items()
+            ],
+        )
     render.table(
-        f"Release {figures['release']}, {figures['gallery']} ({figures['num_products']} products)",
-        ("queries", "figure", "mean", "number"),
-        [
-            (kind, name, value, kinds["num_queries"])
-            for kind, kinds in figures["by_kind"].items()
-            for name, value in kinds.items()
-            if name != "num_queries"
-        ],
-    )
-    render.table(
-        "mAP@10 by category",
+        f"mAP@10 by category, {figures['gallery_protocol']}",
         ("category", "mAP@10", "queries", "relevant"),
         [
             (name, value["map_at_10"], value["num_queries"], value["num_relevant"])

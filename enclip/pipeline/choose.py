@@ -14,7 +14,7 @@ from enclip.pipeline.train import training_rows
 from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
 from enclip.records import Floats, Split
-from enclip.release import Candidate, Member
+from enclip.release import Candidate, GallerySettings, Member
 from enclip.retrieval.selection import greedy_weights
 
 
@@ -22,29 +22,35 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
     """Pick members and weights by mAP@10 on *select*; nothing of *gate* is looked at.
 
     Candidates are every epoch of the run, soups of its last epochs and, where the recipe says so, the
-    champion's members.
+    champion's members. Where names are searched, their share is chosen with them.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, trained = folder.read("plan", Plan), folder.read("train", TrainStep)
     with folder.timed("choose"):
         products = load_snapshot(platform.blobs, plan.snapshot)
         pool = _pool(platform, plan, trained)
-        score_MQN: list[Floats] = []
+        with_names = plan.recipe.release.gallery != "image"
+        image_MQN: list[Floats] = []
+        name_MQN: list[Floats] = []
         select = Validator(products, split=Split.SELECT)
         for member in pool:
             model = load_member(platform.registry, member.source)
             pixels = pixel_map(
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot
             )
-            score_MQN.append(select.scores(model, pixels))
+            image_MQN.append(select.scores(model, pixels))
+            if with_names:
+                name_MQN.append(select.name_scores(model, image_MQN[-1]))
         own_pixels = pixel_map(
             products, platform.blobs, side=trained.pixel_side, scratch=platform.scratch, digest=plan.snapshot
         )
         rows = training_rows(products, plan.recipe.train)
-        for soup, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
+        for soup, model, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
             pool.append(soup)
-            score_MQN.append(scores)
-        step = _best(pool, score_MQN, select, plan.recipe.release)
+            image_MQN.append(scores)
+            if with_names:
+                name_MQN.append(select.name_scores(model, scores))
+        step = _with_share(pool, image_MQN, name_MQN, select, plan.recipe.release)
         base = next((epoch for epoch in trained.epochs if epoch.epoch == 0), None)
         if base is not None:
             step = step.model_copy(update={"base": member_of(base, trained.pixel_side)})
@@ -63,7 +69,36 @@ def _pool(platform: Platform, plan: Plan, trained: TrainStep) -> list[Member]:
     return list(pool.values())
 
 
-def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator, recipe: ReleaseRecipe) -> ChoiceStep:
+def _with_share(
+    pool: Sequence[Member],
+    image_MQN: Sequence[Floats],
+    name_MQN: Sequence[Floats],
+    select: Validator,
+    recipe: ReleaseRecipe,
+) -> ChoiceStep:
+    """The best ensemble over pictures; with names, over the shares of them too. Ties: the smallest share."""
+    if not name_MQN:
+        return _best(pool, image_MQN, select, recipe)[0]
+    found = {
+        share: _best(
+            pool,
+            [(1 - share) * image_QN + share * name_QN for image_QN, name_QN in zip(image_MQN, name_MQN, strict=True)],
+            select,
+            recipe,
+        )
+        for share in sorted(recipe.name_shares)
+    }
+    share = max(found, key=lambda tried: found[tried][1])
+    values = ", ".join(f"{tried:g}: {value:.3f}" for tried, (_, value) in found.items())
+    why = f"A name share of {share:g} has the highest mAP@10 on select ({values})."
+    gallery = GallerySettings(protocol=recipe.gallery, name_share=share, chosen_because=why)
+    return found[share][0].model_copy(update={"gallery": gallery})
+
+
+def _best(
+    pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator, recipe: ReleaseRecipe
+) -> tuple[ChoiceStep, float]:
+    """The best ensemble by these scores, and its mAP@10 on *select*."""
     alone = np.array([select.quality(score_QN) for score_QN in score_MQN])
     epochs = [row for row, member in enumerate(pool) if not member.ingredients]
     soups = [row for row, member in enumerate(pool) if member.ingredients]
@@ -88,7 +123,7 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
     wish = f"at least {fewest} checkpoints" if allowed else f"fewer than the {fewest} checkpoints wished for"
     rows = sorted(_used(weights), key=lambda row: (-weights[row], row))
     members = tuple(pool[row].model_copy(update={"weight": float(weights[row])}) for row in rows)
-    return ChoiceStep(
+    step = ChoiceStep(
         members=members,
         candidates=tuple(
             Candidate(
@@ -106,6 +141,7 @@ def _best(pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator
             f"and {len(soups)} soups."
         ),
     )
+    return step, value
 
 
 def _latest(pool: Sequence[Member], epochs: Sequence[int], most: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,21 +36,16 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         f"**{gate.summary}**\n",
         f"{manifest.num_products} products, snapshot `{manifest.snapshot[:12]}`, base `{manifest.base}`, "
         f"run `{plan.run_id}`; measured against {against}.\n",
-        f"{manifest.chosen_because} Clusters: {manifest.clusters.count}, pull {manifest.clusters.pull:g}.\n",
+        f"{manifest.chosen_because} Clusters: {manifest.clusters.count}, pull {manifest.clusters.pull:g}. "
+        f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip()
+        + "\n",
         "### Members\n",
         markdown_table(
             ("enclip-epoch version", "what", "weight"),
             [(member.version, _what(member), member.weight) for member in manifest.members],
         ),
-        "\n### mAP@10 on gate, image-only\n",
-        markdown_table(
-            ("system", *(f"{kind.value} ({_count(evaluation, kind)})" for kind in QueryKind)),
-            [
-                (system, *(_cell(evaluation.mean(system, kind=kind)) for kind in QueryKind))
-                for system in evaluation.systems
-            ],
-        ),
-        "\n### By category\n",
+        *(_systems(evaluation, title, systems) for title, systems in evaluation.by_gallery().items()),
+        f"\n### By category, {evaluation.protocol()}\n",
         markdown_table(
             ("category", "mAP@10", "champion", "queries"),
             [
@@ -66,6 +62,14 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         markdown_table(("gate", "verdict", "reason"), [(row.gate, row.verdict, row.reason) for row in gate.results]),
     ]
     return "\n".join(parts)
+
+
+def _systems(evaluation: EvaluationStep, title: str, systems: Mapping[str, str]) -> str:
+    rows = [
+        (label, *(_cell(evaluation.mean(system, kind=kind)) for kind in QueryKind)) for label, system in systems.items()
+    ]
+    header = ("system", *(f"{kind.value} ({_count(evaluation, kind)})" for kind in QueryKind))
+    return f"\n### mAP@10 on gate, {title}\n\n{markdown_table(header, rows)}"
 
 
 def _what(member: Member) -> str:

@@ -3,20 +3,24 @@
 import io
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import ConfigError
-from enclip.models.clip import embed_pixels
+from enclip.models.clip import ClipEncoder, embed_pixels
 from enclip.pipeline.members import load_member
+from enclip.pipeline.names import Known, encode_names, known_names
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EmbedStep, Plan, RunFolder
 from enclip.recipes import Device
 from enclip.records import Products
 from enclip.release import Member
+
+What = Literal["embeddings", "names"]  # of pictures, and of names
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ def plan_embedding(platform: Platform, run_id: str) -> list[EmbedTask]:
 def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedStep:
     """Embed one shard by one member into the blob store: float16 `[n, D]`, unit norm.
 
-    A shard that exists already is left as it is: its key names the weights and the snapshot.
+    Where names are searched, theirs go beside the pictures', zero for a product without one. A shard that
+    exists already is left as it is: its key names the weights and the snapshot.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
@@ -49,16 +54,22 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
             f"asked for member {member}, shard {shard}."
         )
     chosen = choice.members[member]
-    key = shard_key(chosen, plan.snapshot, shard, shards)
+    key, names = (shard_key(chosen, plan.snapshot, shard, shards, what=what) for what in ("embeddings", "names"))
+    with_names = plan.recipe.release.gallery != "image"
     products = load_snapshot(platform.blobs, plan.snapshot)
     rows = np.array_split(np.arange(len(products)), shards)[shard]
-    if platform.blobs.exists(key):
+    if platform.blobs.exists(key) and (not with_names or platform.blobs.exists(names)):
         return EmbedStep(key=key, num_images=len(rows), num_reused=len(rows), images_per_s=0.0)
     with folder.timed(f"embed-{member}-{shard}"):
         start = time.monotonic()
-        known = known_embeddings(platform, plan.built_from or plan.parent_release, chosen)
+        images, titles = known_embeddings(platform, plan.built_from or plan.parent_release, chosen)
+        num_names = 0
+        if with_names:
+            model = load_member(platform.registry, chosen.source, device=_device(plan.recipe.train.device))
+            name_ND, num_names = encode_names(ClipEncoder(model), products.take(rows), titles)
+            platform.blobs.put(names, _bytes_of(name_ND))
         embedding_ND, computed = embed_rows(
-            platform, chosen, products, rows, snapshot=plan.snapshot, known=known, device=plan.recipe.train.device
+            platform, chosen, products, rows, snapshot=plan.snapshot, known=images, device=plan.recipe.train.device
         )
         platform.blobs.put(key, _bytes_of(embedding_ND))
     return EmbedStep(
@@ -66,6 +77,7 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
         num_images=len(rows),
         num_reused=len(rows) - computed,
         images_per_s=round(computed / (time.monotonic() - start), 1),
+        num_names=num_names,
     )
 
 
@@ -76,7 +88,7 @@ def embed_rows(
     rows: NDArray[np.int64],
     *,
     snapshot: str,
-    known: dict[str, NDArray[np.float16]],
+    known: Known,
     device: Device = "auto",
 ) -> tuple[NDArray[np.float16], int]:
     """`embedding_ND` of these rows, float16; and how many of them had to be computed."""
@@ -89,35 +101,42 @@ def embed_rows(
         else:
             embedding_ND[position] = vector
     if missing:
-        model = load_member(platform.registry, member.source, device="auto" if device == "cuda" else device)
+        model = load_member(platform.registry, member.source, device=_device(device))
         pixels = pixel_map(products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=snapshot)
         embedding_ND[missing] = embed_pixels(model, pixels[rows[missing]], model.device)
     return embedding_ND, len(missing)
 
 
-def known_embeddings(platform: Platform, release: int | None, member: Member) -> dict[str, NDArray[np.float16]]:
-    """Picture hash → embedding by this member, from a release that has it; else nothing."""
+def known_embeddings(platform: Platform, release: int | None, member: Member) -> tuple[Known, Known]:
+    """Picture hash → embedding, and name → embedding, by this member, from a release that has it; else nothing."""
     if release is None:
-        return {}
+        return {}, {}
     manifest = platform.registry.release_manifest(release)
     column = next(
         (i for i, other in enumerate(manifest.members) if other.weights_sha256 == member.weights_sha256), None
     )
     if column is None:
-        return {}
+        return {}, {}
     searcher = open_release(platform, release, encoders=False).searcher
-    return dict(zip(searcher.products.image_sha256, searcher.block(column), strict=True))
+    return dict(zip(searcher.products.image_sha256, searcher.block(column), strict=True)), known_names(searcher, column)
 
 
-def member_block(platform: Platform, member: Member, snapshot: str, shards: int) -> NDArray[np.float16]:
-    """All shards of one member, joined: `embedding_ND` in the snapshot's order."""
-    keys = [shard_key(member, snapshot, shard, shards) for shard in range(shards)]
+def member_block(
+    platform: Platform, member: Member, snapshot: str, shards: int, *, what: What = "embeddings"
+) -> NDArray[np.float16]:
+    """All shards of one member, joined: `embedding_ND` of pictures or of names, in the snapshot's order."""
+    keys = [shard_key(member, snapshot, shard, shards, what=what) for shard in range(shards)]
     return np.concatenate([np.load(io.BytesIO(platform.blobs.get(key)), allow_pickle=False) for key in keys])
 
 
-def shard_key(member: Member, snapshot: str, shard: int, shards: int) -> str:
+def shard_key(member: Member, snapshot: str, shard: int, shards: int, *, what: What = "embeddings") -> str:
     """Where a shard lies in the blob store."""
-    return f"embeddings/{member.weights_sha256[:24]}/{snapshot[:24]}-s{member.pixel_side}/{shard}-of-{shards}.npy"
+    return f"{what}/{member.weights_sha256[:24]}/{snapshot[:24]}-s{member.pixel_side}/{shard}-of-{shards}.npy"
+
+
+def _device(device: Device) -> Device:
+    """A member may be embedded on another machine than the one that trained it."""
+    return "auto" if device == "cuda" else device
 
 
 def _bytes_of(array: NDArray[np.float16]) -> bytes:

@@ -11,15 +11,17 @@ from enclip.evaluation.metrics import Evaluation, evaluate
 from enclip.evaluation.queries import build_queries, headline_kind, majority_category, of_kind
 from enclip.ledger import best_promoted_since
 from enclip.models.clip import ClipEncoder, embed_pixels
-from enclip.pipeline.gallery import measure, searcher_over
+from enclip.pipeline.gallery import measure, parts_alone, searcher_over
 from enclip.pipeline.members import load_member
+from enclip.pipeline.names import encode_names
 from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EvaluationStep, Plan, QueryRow, ReleaseStep, RunFolder
 from enclip.records import Floats, Products, Query, Split
-from enclip.release import Member
+from enclip.release import GallerySettings, Member
 from enclip.retrieval.ranking import rank
 from enclip.retrieval.searcher import Searcher
+from enclip.retrieval.text import NameIndex
 
 COST_QUERIES = 64
 COST_REPEATS = 15
@@ -30,7 +32,8 @@ YEAR_DAYS = 365
 def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
     """Ask challenger, champion, best release of the year, base and best member the same gate queries.
 
-    All answer over the same gallery: the gate products of the challenger's snapshot.
+    All answer over the same gallery, the gate products of the challenger's snapshot, as they would serve:
+    a champion that searches pictures alone is held against a challenger with names as it is.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
@@ -48,15 +51,22 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             "challenger": measure(searcher, blocks, queries, allowed=is_gate).evaluation,
             "without clusters": measure(searcher, blocks, queries, allowed=is_gate, use_clusters=False).evaluation,
         }
+        own = challenger.manifest.gallery.protocol
+        protocols: dict[str, str] = dict.fromkeys(("challenger", "without clusters", "best member", "base"), own)
+        for name, (searched, evaluation) in parts_alone(searcher, blocks, queries, allowed=is_gate).items():
+            protocols[name], systems[name] = searched, evaluation
         if plan.kind == "retrain":  # a refresh brings no model that could be judged
             alone = measure(searcher.member(best), [blocks[best]], queries, allowed=is_gate)
             systems["best member"] = alone.evaluation
         if choice.base is not None:
-            systems["base"] = _base_evaluation(platform, plan, choice.base, products, is_gate, queries)
+            systems["base"] = _base_evaluation(
+                platform, plan, choice.base, challenger.manifest.gallery, products, is_gate, queries
+            )
         others = {"champion": plan.parent_release, "best of the year": _best_of_year(platform, plan, version)}
         for name, other in others.items():
             if other is not None:
                 systems[name] = _evaluation_of(platform, other, plan, products, is_gate, queries, texts)
+                protocols[name] = platform.registry.release_manifest(other).gallery.protocol
         step = EvaluationStep(
             release=version,
             champion=plan.parent_release,
@@ -64,11 +74,12 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             headline=headline_kind(queries),
             queries=_rows(queries, products),
             systems={name: _values(evaluation) for name, evaluation in systems.items()},
+            protocols={name: protocols[name] for name in systems},
             new_categories=_new_categories(platform, plan, products),
             overfit_gap=(
                 _overfit_gap(challenger, products, is_gate, systems["challenger"]) if plan.kind == "retrain" else None
             ),
-            **_cost(searcher, searcher.member(best), blocks, best),
+            **_cost(searcher, searcher.member(best), blocks, best, texts),
         )
         folder.write("evaluation", step)
     return step
@@ -92,15 +103,32 @@ def _base_evaluation(
     platform: Platform,
     plan: Plan,
     base: Member,
+    settings: GallerySettings,
     products: Products,
     allowed: NDArray[np.bool_],
     queries: Sequence[Query],
 ) -> Evaluation:
+    """The untuned base over the allowed products, with names where the challenger has them, at the same weights."""
     model = load_member(platform.registry, base.source)
     pixels = pixel_map(products, platform.blobs, side=base.pixel_side, scratch=platform.scratch, digest=plan.snapshot)
     images = embed_pixels(model, pixels[np.flatnonzero(allowed)], model.device)
-    scores = ClipEncoder(model).encode_texts([query.text for query in queries]) @ images.T
-    return evaluate(queries, rank(scores, products.product_id[allowed], k=10))
+    gallery = products.take(allowed)
+    encoder = ClipEncoder(model)
+    texts = encoder.encode_texts([query.text for query in queries])
+    if settings.protocol == "image":
+        return evaluate(queries, rank(texts @ images.T, gallery.product_id, k=10))
+    searcher = Searcher.build(
+        gallery,
+        [images],
+        [1.0],
+        cluster_count=1,
+        pull=0.0,
+        name_block_NDs=[encode_names(encoder, gallery)[0]],
+        name_share=settings.name_share,
+        names=NameIndex(gallery) if settings.protocol == "hybrid" else None,
+        bm25_weight=settings.bm25_weight,
+    )
+    return measure(searcher, [texts], queries, allowed=np.ones(len(gallery), dtype=bool)).evaluation
 
 
 def _best_of_year(platform: Platform, plan: Plan, version: int) -> int | None:
@@ -141,7 +169,9 @@ def _overfit_gap(
     return measure(release.searcher, blocks, queries, allowed=sample).evaluation.map_at_10 - on_gate.map_at_10
 
 
-def _cost(searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: int) -> dict[str, float | None]:
+def _cost(
+    searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: int, texts: Sequence[str]
+) -> dict[str, float | None]:
     """Search time and memory as ratios to one member, in this process; medians of alternating runs.
 
     Over a small index a search is all overhead, so its time says nothing and is None.
@@ -151,12 +181,13 @@ def _cost(searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: 
         return {"search_ratio": None, "memory_ratio": memory_ratio}
     ours = [block[:COST_QUERIES] for block in blocks]
     theirs = [blocks[best][:COST_QUERIES]]
+    words = texts[:COST_QUERIES]
     ratios = []
     for _ in range(COST_REPEATS):
         start = time.perf_counter()
-        searcher.search(ours, k=10)
+        searcher.search(ours, k=10, texts=words)
         middle = time.perf_counter()
-        single.search(theirs, k=10)
+        single.search(theirs, k=10, texts=words)
         ratios.append((middle - start) / (time.perf_counter() - middle))
     return {
         "search_ratio": round(float(np.median(ratios)), 3),

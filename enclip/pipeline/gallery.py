@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from enclip.evaluation.metrics import Evaluation, evaluate
 from enclip.pipeline.embed import embed_rows
+from enclip.pipeline.names import encode_names, known_names
 from enclip.pipeline.open_release import OpenRelease
 from enclip.pipeline.platform import Platform
 from enclip.records import Floats, Products, Query, Ranking
 from enclip.retrieval.searcher import Searcher
+from enclip.retrieval.text import NameIndex
 
 DEPTH = 100  # what run.trec holds of each ranking
 
@@ -27,20 +29,32 @@ class Measured:
 def searcher_over(platform: Platform, release: OpenRelease, products: Products, *, snapshot: str) -> Searcher:
     """The release's search over these products: what it would serve after a refresh.
 
-    Pictures that its index knows are not embedded again.
+    Pictures and names that its index knows are not embedded again.
     """
     if release.manifest.snapshot == snapshot:
         return release.searcher
     rows = np.arange(len(products))
-    blocks = []
+    blocks, names = [], []
     for column, member in enumerate(release.manifest.members):
         known = dict(zip(release.products.image_sha256, release.searcher.block(column), strict=True))
         blocks.append(embed_rows(platform, member, products, rows, snapshot=snapshot, known=known)[0])
-    return extended(release.searcher, products, blocks)
+        if release.searcher.has_names:
+            titles = known_names(release.searcher, column)
+            names.append(encode_names(release.encoders[column], products, titles)[0])
+    return extended(release.searcher, products, blocks, names)
 
 
-def extended(searcher: Searcher, products: Products, blocks: Sequence[NDArray[np.float16]]) -> Searcher:
-    """The same ensemble, projection, centroids and pull over other products."""
+def extended(
+    searcher: Searcher,
+    products: Products,
+    blocks: Sequence[NDArray[np.float16]],
+    names: Sequence[NDArray[np.float16]] = (),
+) -> Searcher:
+    """The same ensemble, projection, centroids, pull and weights of names over other products.
+
+    Args:
+        names: per member the products' names, where the searcher holds names.
+    """
     return Searcher.build(
         products,
         blocks,
@@ -49,6 +63,10 @@ def extended(searcher: Searcher, products: Products, blocks: Sequence[NDArray[np
         pull=searcher.pull,
         rescored=searcher.rescored,
         like=searcher,
+        name_block_NDs=names,
+        name_share=searcher.name_share,
+        names=NameIndex(products) if searcher.names is not None else None,
+        bm25_weight=searcher.bm25_weight,
     )
 
 
@@ -62,5 +80,26 @@ def measure(
     depth: int = DEPTH,
 ) -> Measured:
     """Search every query among the allowed products and score the rankings."""
-    rankings = searcher.search(query_blocks, k=depth, allowed=allowed, use_clusters=use_clusters)
+    texts = [query.text for query in queries]
+    rankings = searcher.search(query_blocks, k=depth, texts=texts, allowed=allowed, use_clusters=use_clusters)
     return Measured(rankings=tuple(rankings), evaluation=evaluate(queries, rankings))
+
+
+def parts_alone(
+    searcher: Searcher, query_blocks: Sequence[Floats], queries: Sequence[Query], *, allowed: NDArray[np.bool_]
+) -> dict[str, tuple[str, Evaluation]]:
+    """What a release that searches names is made of, each alone: system → what it searches, and its figures.
+
+    Nothing for a release that searches pictures.
+    """
+    if not searcher.has_names:
+        return {}
+    pictures = searcher.with_weights(name_share=0, bm25_weight=0)
+    found = {"pictures alone": ("image", measure(pictures, query_blocks, queries, allowed=allowed).evaluation)}
+    if searcher.names is not None:
+        vectors = searcher.with_weights(bm25_weight=0)
+        found["vectors alone"] = ("name", measure(vectors, query_blocks, queries, allowed=allowed).evaluation)
+    names = searcher.names or NameIndex(searcher.products)
+    rankings = names.search([query.text for query in queries], k=DEPTH, allowed=allowed)
+    found["BM25 over names alone"] = ("BM25", evaluate(queries, rankings))
+    return found

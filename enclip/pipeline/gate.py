@@ -46,6 +46,7 @@ def decide(platform: Platform, run_id: str) -> GateStep:
                     "map_at_10": f"{evaluation.mean('challenger') or 0.0:.4f}",
                     "gate": step.outcome,
                     "kind": plan.kind,
+                    "gallery": evaluation.protocol(),
                     "snapshot": plan.snapshot,
                 },
                 metrics=figures_of_release(evaluation),
@@ -129,7 +130,11 @@ def _present(comparisons: Mapping[str, gates.Comparison | None]) -> dict[str, ga
 
 def _summary(evaluation: EvaluationStep, decision: gates.GateDecision) -> str:
     against = f"release {evaluation.champion}" if evaluation.champion else "the floors of a first release"
+    ours, theirs = evaluation.protocol(), evaluation.protocol("champion")
+    note = ""
+    if "champion" in evaluation.systems and ours != theirs:
+        note = f" The galleries differ ({ours}; champion: {theirs}); each was measured as it serves."
     if decision.outcome == "promote":
-        return f"Release {evaluation.release} passed every gate against {against}."
+        return f"Release {evaluation.release} passed every gate against {against}.{note}"
     verb = "was refused" if decision.outcome == "refuse" else "needs a person's approval"
-    return f"Release {evaluation.release} {verb}: {' '.join(decision.reasons)}"
+    return f"Release {evaluation.release} {verb}: {' '.join(decision.reasons)}{note}"

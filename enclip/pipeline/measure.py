@@ -1,6 +1,6 @@
 """Measure any release, on its own gate split or on any catalog, writing to neither registry nor database."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from enclip.catalog.snapshot import load_snapshot
 from enclip.errors import CatalogError, ImageError
 from enclip.evaluation.queries import build_queries
 from enclip.evaluation.trec import write_trec
-from enclip.pipeline.gallery import Measured, extended, measure
+from enclip.pipeline.gallery import Measured, extended, measure, parts_alone
+from enclip.pipeline.names import encode_names
 from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.platform import Platform
 from enclip.records import Product, Products, Query, Split
@@ -86,6 +87,8 @@ def measure_release(
     return {
         "release": opened.version,
         "gallery": gallery.label,
+        "gallery_protocol": opened.manifest.gallery.protocol,
+        "alone": _alone(opened, gallery, queries),
         "num_products": int(np.count_nonzero(gallery.allowed)),
         "num_rejected": gallery.num_rejected,
         **figures,
@@ -120,6 +123,19 @@ def _measure(opened: OpenRelease, searcher: Searcher, allowed: NDArray[np.bool_]
     return queries, measure(searcher, blocks, queries, allowed=allowed)
 
 
+def _alone(opened: OpenRelease, gallery: Gallery, queries: Sequence[Query]) -> dict[str, dict[str, Any]]:
+    """mAP@10 by kind of what a release that searches names is made of: pictures, vectors, BM25."""
+    blocks = opened.encode_texts([query.text for query in queries])
+    found = parts_alone(gallery.searcher, blocks, queries, allowed=gallery.allowed)
+    return {
+        system: {
+            "gallery_protocol": searched,
+            "map_at_10": {kind: values["map_at_10"] for kind, values in evaluation.summary()["by_kind"].items()},
+        }
+        for system, (searched, evaluation) in found.items()
+    }
+
+
 def _gate(platform: Platform, opened: OpenRelease) -> Gallery:
     products = opened.products
     trained = _trained_on(platform, opened)
@@ -142,10 +158,11 @@ def _outside(
 ) -> Gallery:
     source = open_source(catalog, mapping=mapping, s3_endpoint_url=platform.settings.s3_endpoint_url)
     products, blocks, num_rejected = _embed_source(opened, source, on_progress)
+    names = [encode_names(encoder, products)[0] for encoder in opened.encoders] if opened.searcher.has_names else []
     trained = _trained_on(platform, opened)
     return Gallery(
         label=catalog,
-        searcher=extended(opened.searcher, products, blocks),
+        searcher=extended(opened.searcher, products, blocks, names),
         allowed=np.ones(len(products), dtype=bool),
         same_picture=np.isin(products.image_sha256, trained.image_sha256),
         same_group=np.isin(_stems(products), [stem for stem in _stems(trained) if stem]),

@@ -64,7 +64,8 @@ class OpenRelease:
         blocks = self._query_blocks(text, image, weights or {})
         self._check_k(k)
         allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
-        return self.searcher.search(blocks, k=k, filters=filters, allowed=allowed)[0]
+        share = _word_share(text, image, weights or {})
+        return self.searcher.search(blocks, k=k, texts=[text], text_shares=[share], filters=filters, allowed=allowed)[0]
 
     def similar(
         self, product_id: str, *, k: int = 10, filters: Filters | None = None, withdrawn: frozenset[str] = frozenset()
@@ -113,6 +114,13 @@ class OpenRelease:
     def _check_k(k: int) -> None:
         if not 1 <= k <= MAX_RESULTS:
             raise QueryError(f"k is {k}; it must lie between 1 and {MAX_RESULTS}.")
+
+
+def _word_share(text: str | None, image: bytes | None, weights: Mapping[str, float]) -> float:
+    """How much of a query its words are, 0 to 1: as much as names may weigh in its score."""
+    words = float(weights.get("text", 1.0)) if text else 0.0
+    picture = float(weights.get("image", 1.0)) if image else 0.0
+    return words / (words + picture)
 
 
 def open_release(platform: Platform, release: str | int, *, encoders: bool = True) -> OpenRelease:

@@ -31,7 +31,7 @@ def prepare(platform: Platform, run_id: str, *, shards: int = 1, dag_id: str = "
         snapshot = take_snapshot(platform.catalog, platform.blobs)
         recipe = RetrainRecipe(
             train=TrainRecipe(base=manifest.base),
-            release=ReleaseRecipe(shards=shards, rescored=manifest.rescored),
+            release=ReleaseRecipe(shards=shards, rescored=manifest.rescored, gallery=manifest.gallery.protocol),
             gate=GatePolicy(),
         )
         origin = Origin(dag_id=dag_id, dag_run_id=dag_run_id, git_commit=git_commit(), lock_sha256=lock_sha256())
@@ -55,6 +55,7 @@ def prepare(platform: Platform, run_id: str, *, shards: int = 1, dag_id: str = "
             members=manifest.members,
             candidates=manifest.candidates,
             best_member=manifest.best_member,
+            gallery=manifest.gallery,
             chosen_because=f"The ensemble of release {champion}, over {snapshot.num_products} products.",
         )
         folder.write("choose", choice)

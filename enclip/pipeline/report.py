@@ -22,6 +22,8 @@ from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder, Timing, TrainS
 from enclip.pipeline.validate import DEPTH, Validator
 from enclip.records import EpochVersion, Floats, QueryKind, Split
 
+PARTS = ("pictures alone", "vectors alone", "BM25 over names alone")  # of a release that searches names
+
 
 def write_report(
     platform: Platform,
@@ -33,20 +35,25 @@ def write_report(
 ) -> list[Path]:
     """Write `NAME.md` and `NAME.json`; the paths written.
 
-    Epochs are measured on *gate* here, for the reader; no choice was made there.
+    Epochs are measured on *gate* here, for the reader; no choice was made there. Where the release searches
+    names, epochs do too, at its share of them.
     """
     runs = RunFolder(platform.blobs, run_id)
     plan, trained = runs.read("plan", Plan), runs.read("train", TrainStep)
     evaluation = runs.read("evaluation", EvaluationStep)
     products = load_snapshot(platform.blobs, plan.snapshot)
     gate = Validator(products, split=Split.GATE)
+    gallery = platform.registry.release_manifest(evaluation.release).gallery
     pixels = pixel_map(
         products, platform.blobs, side=trained.pixel_side, scratch=platform.scratch, digest=plan.snapshot
     )
     score_by_version: dict[int, Floats] = {}
     for done, epoch in enumerate(trained.epochs, 1):
         model = load_member(platform.registry, epoch.source)
-        score_by_version[epoch.version] = gate.scores(model, pixels)
+        scores = gate.scores(model, pixels)
+        if gallery.protocol != "image":
+            scores = (1 - gallery.name_share) * scores + gallery.name_share * gate.name_scores(model, scores)
+        score_by_version[epoch.version] = scores
         if on_progress:
             on_progress(done, len(trained.epochs))
     finetuned = [epoch for epoch in trained.epochs if epoch.epoch > 0]
@@ -59,8 +66,12 @@ def write_report(
         ),
     }
     measured = {label: _by_kind(gate, scores) for label, scores in systems.items()}
-    for label, system in {"chosen release": "challenger", "the same without clusters": "without clusters"}.items():
+    # An epoch has no BM25: it searches names where the release is a hybrid.
+    protocols: dict[str, str] = dict.fromkeys(measured, "name" if gallery.protocol == "hybrid" else gallery.protocol)
+    own = {"chosen release": "challenger", "the same without clusters": "without clusters"}
+    for label, system in {**own, **{part: part for part in PARTS if part in evaluation.systems}}.items():
         measured[label] = {kind: _queries_of(evaluation, system, kind) for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)}
+        protocols[label] = evaluation.protocol(system)
     measured |= _pulled(platform, evaluation.release, plan, gate)
     figures = {
         "run_id": run_id,
@@ -69,6 +80,8 @@ def write_report(
         "recipe": plan.recipe.model_dump(mode="json"),
         "num_products": plan.num_products,
         "num_gate_products": len(gate.gallery),
+        "gallery": gallery.model_dump(mode="json"),
+        "protocols": {label: protocols.get(label, gallery.protocol) for label in measured},
         "machine": f"{machine.machine()}, {_cpu_count()} CPU cores, device {trained.device}",
         "epochs": [_epoch_figures(gate, epoch, score_by_version[epoch.version]) for epoch in trained.epochs],
         "systems": {
@@ -79,7 +92,10 @@ def write_report(
             }
             for label, kinds in measured.items()
         },
-        "ensemble_gain_over_best_epoch": _gain(measured, "the same without clusters", "best epoch (chosen on select)"),
+        # With BM25 on one side only the difference would not be the ensemble's.
+        "ensemble_gain_over_best_epoch": {}
+        if gallery.protocol == "hybrid"
+        else _gain(measured, "the same without clusters", "best epoch (chosen on select)"),
         "clusters_gain": {
             label: _gain(measured, label, "the same without clusters")
             for label in measured
@@ -106,10 +122,10 @@ def _pulled(platform: Platform, release: int, plan: Plan, gate: Validator) -> di
     blocks = opened.encode_texts(gate.texts)
     allowed = opened.products.split == Split.GATE
     row_N = np.flatnonzero(allowed)
-    exact_QN = opened.searcher.exact_scores(blocks, row_N)
+    exact_QN = opened.searcher.exact_scores(blocks, row_N, texts=gate.texts)
     found = {"every product scored, without index and clusters": _by_kind(gate, exact_QN)}
     for pull in plan.recipe.release.pulls:
-        rankings = opened.searcher.with_weights(pull=pull).search(blocks, k=DEPTH, allowed=allowed)
+        rankings = opened.searcher.with_weights(pull=pull).search(blocks, k=DEPTH, texts=gate.texts, allowed=allowed)
         results = evaluate(gate.queries, rankings).results
         chosen = " (chosen on select)" if pull == opened.searcher.pull else ""
         found[f"{opened.searcher.clusters.count} clusters, pull {pull:g}{chosen}"] = {
@@ -179,29 +195,23 @@ def _cpu_count() -> int:
 def _markdown(figures: dict[str, Any], name: str) -> str:
     wall = figures["wall"]
     gain, clusters = figures["ensemble_gain_over_best_epoch"], figures["clusters_gain"]
+    searched = {
+        "image": "image-only",
+        "name": "with names",
+        "hybrid": "with names and BM25 over them",
+    }[figures["gallery"]["protocol"]]
+    # Pictures and names never stand in one table.
+    tables = {"": True} if searched == "image-only" else {", names in the gallery": False, ", image-only": True}
     sections = [
         f"# {name}\n",
         f"Release {figures['release']}: base `{figures['base']}`, {figures['num_products']} products, "
-        f"{figures['num_gate_products']} of them in *gate* (the gallery of every figure here, image-only). "
-        f"{figures['machine']}.\n",
+        f"{figures['num_gate_products']} of them in *gate* (the gallery of every figure here, {searched}). "
+        f"{figures['machine']}. {figures['gallery']['chosen_because']}".rstrip()
+        + "\n",
         "Made by `make demo CATALOG=path` and `enclip report`; tasks for several members overlap.\n",
-        "## Systems, mAP@10\n",
-        markdown_table(
-            ("system", "specific", "queries", "type", "queries"),
-            [
-                (
-                    label,
-                    *(
-                        cell
-                        for kind in ("specific", "type")
-                        for cell in (
-                            kinds.get(kind, {}).get("map_at_10", ""),
-                            kinds.get(kind, {}).get("num_queries", 0),
-                        )
-                    ),
-                )
-                for label, kinds in figures["systems"].items()
-            ],
+        *(
+            f"## Systems, mAP@10{title}\n\n{_systems_table(figures, images_only=images_only)}"
+            for title, images_only in tables.items()
         ),
         "\nDifferences, paired bootstrap over queries, 95%:\n",
         markdown_table(
@@ -253,3 +263,15 @@ def _markdown(figures: dict[str, Any], name: str) -> str:
         f"({wall['between_steps'] / wall['seconds']:.1%}) between steps: Airflow, and the starts of processes.\n",
     ]
     return "\n".join(sections).rstrip() + "\n"
+
+
+def _systems_table(figures: dict[str, Any], *, images_only: bool) -> str:
+    """The systems that search pictures, or those that search names, which then say how."""
+    rows = []
+    for label, kinds in figures["systems"].items():
+        searched = figures["protocols"][label]
+        if (searched == "image") is images_only:
+            found = [kinds.get(kind, {}) for kind in ("specific", "type")]
+            cells = [cell for kind in found for cell in (kind.get("map_at_10", ""), kind.get("num_queries", 0))]
+            rows.append((label if images_only else f"{label} ({searched})", *cells))
+    return markdown_table(("system", "specific", "queries", "type", "queries"), rows)

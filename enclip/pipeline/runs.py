@@ -15,7 +15,7 @@ from enclip.blobs import Blobs
 from enclip.errors import ConfigError
 from enclip.recipes import RetrainRecipe
 from enclip.records import EpochVersion, QueryKind
-from enclip.release import Candidate, Member
+from enclip.release import Candidate, GallerySettings, Member
 
 RecordType = TypeVar("RecordType", bound="Record")
 LAST = "runs/last"
@@ -73,6 +73,7 @@ class ChoiceStep(Record):
     candidates: tuple[Candidate, ...]
     best_member: int
     chosen_because: str
+    gallery: GallerySettings = GallerySettings()
     base: Member | None = Field(None, description="Epoch 0, which a first release must beat.")
 
 
@@ -83,6 +84,7 @@ class EmbedStep(Record):
     num_images: int
     num_reused: int
     images_per_s: float
+    num_names: int = Field(0, description="Names that had to be embedded; none where names are not searched.")
 
 
 class ReleaseStep(Record):
@@ -111,10 +113,25 @@ class EvaluationStep(Record):
     headline: QueryKind
     queries: tuple[QueryRow, ...]
     systems: dict[str, tuple[float, ...]]
+    protocols: dict[str, str] = Field({}, description="What each system searched; not named: image.")
     new_categories: tuple[str, ...]
     overfit_gap: float | None
     search_ratio: float | None
     memory_ratio: float
+
+    def protocol(self, system: str = "challenger") -> str:
+        """What a system searched: image, name, hybrid, or BM25."""
+        return self.protocols.get(system, "image")
+
+    def by_gallery(self) -> dict[str, dict[str, str]]:
+        """Title → label → system, the challenger's first: pictures and names never stand in one table."""
+        found: dict[str, dict[str, str]] = {}
+        for system in self.systems:
+            searched = self.protocol(system)
+            is_image = searched == "image"
+            title, label = ("image-only", system) if is_image else ("names in the gallery", f"{system} ({searched})")
+            found.setdefault(title, {})[label] = system
+        return found
 
     def mean(self, system: str, *, kind: QueryKind | None = None, category: str | None = None) -> float | None:
         """mAP@10 of a system over the queries of a kind (default: the headline) and category."""
@@ -135,6 +152,8 @@ class EvaluationStep(Record):
         return {
             "release": self.release,
             "gallery": "gate split",
+            "gallery_protocol": self.protocol(),
+            "galleries": self.by_gallery(),
             "map_at_10": self.mean("challenger"),
             "headline": self.headline.value,
             "by_category": self.by_category,

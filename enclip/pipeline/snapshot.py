@@ -11,6 +11,7 @@ from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import reconcile
 from enclip.pipeline.runs import Origin, Plan, RunFolder, remember_last
 from enclip.recipes import RetrainRecipe
+from enclip.retrieval.text import words
 
 SMALLEST_CATALOG = 20
 
@@ -19,8 +20,8 @@ def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str 
     """Plan a retraining on the catalog as it is now. A run that is planned already keeps its plan.
 
     Raises:
-        ConfigError: the catalog is too small, a focus category has no product, or the base is
-            `champion` and there is none.
+        ConfigError: the catalog is too small, a focus category has no product, names are to be searched
+            and there are none, or the base is `champion` and there is none.
     """
     folder = RunFolder(platform.blobs, run_id)
     known = folder.find("plan", Plan)
@@ -42,6 +43,11 @@ def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str 
             raise ConfigError(
                 f"No product has category {', '.join(map(repr, unknown))}.",
                 remedy=f"Known categories: {', '.join(sorted(set(products.category)))[:400]}.",
+            )
+        if recipe.release.gallery != "image" and not any(map(words, products.name)):
+            raise ConfigError(
+                f"No product has a name that a gallery {recipe.release.gallery!r} could search.",
+                remedy="Map a column with `enclip ingest --map name=COLUMN`, or search pictures alone.",
             )
         snapshot = take_snapshot(platform.catalog, platform.blobs)
         reconcile(platform)

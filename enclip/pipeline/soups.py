@@ -28,8 +28,8 @@ def cook(
     pixels: NDArray[np.uint8],
     rows: NDArray[np.int64],
     select: Validator,
-) -> Iterator[tuple[Member, Floats]]:
-    """Uniform soups of the recipe's last epochs, each registered, with its `score_QN` on *select*.
+) -> Iterator[tuple[Member, ClipModel, Floats]]:
+    """Uniform soups of the recipe's last epochs, each registered, with its model and `score_QN` on *select*.
 
     One soup per initialisation: instances of pretrained weights start alike and go into one soup, while
     instances trained from nothing differ and have one each. Of fewer than two epochs there is none.
@@ -46,7 +46,8 @@ def cook(
         model = average_checkpoints(folders, pixels=pixels[sample], device=device)
         scores = select.scores(model, pixels)
         figures = figures_of(select.evaluate(scores), prefix="val")
-        yield _registered(platform, plan, model, batch, figures, read_card(folders[0]).pixel_side, len(rows)), scores
+        soup = _registered(platform, plan, model, batch, figures, read_card(folders[0]).pixel_side, len(rows))
+        yield soup, model, scores
 
 
 def _batches(epochs: Sequence[EpochVersion], last: int) -> list[list[EpochVersion]]:

@@ -33,6 +33,7 @@ def _champion(platform: Platform, release: int) -> dict[str, Any]:
             {"version": part.version, "instance": part.instance, "epoch": part.epoch, "weight": part.weight}
             for part in manifest.checkpoints
         ],
+        "gallery": manifest.gallery.protocol,
         "metrics": _metrics(platform, manifest),
         "snapshot": manifest.snapshot,
         "num_products": manifest.num_products,

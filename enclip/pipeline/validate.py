@@ -1,4 +1,4 @@
-"""mAP@10 of models on one split, image-only: what an epoch and a candidate are judged by."""
+"""mAP@10 of models on one split: what an epoch is judged by (pictures alone) and a candidate (names too, if asked)."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from enclip.evaluation.metrics import Evaluation, ap_at_10_of_scores, evaluate, relevance
 from enclip.evaluation.queries import build_queries
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
+from enclip.pipeline.names import encode_names
 from enclip.records import Floats, Products, QueryKind, Ranking, Split
 from enclip.retrieval.ranking import rank
+from enclip.retrieval.text import named
 
 DEPTH = 10  # what AP@10 needs of a ranking
 
@@ -28,6 +30,12 @@ class Validator:
         """`score_QN` of every query over the split's products; pixels are those of the whole snapshot."""
         images = embed_pixels(model, pixels[self._rows], model.device)
         return ClipEncoder(model).encode_texts(self.texts) @ images.T
+
+    def name_scores(self, model: ClipModel, image_QN: Floats) -> Floats:
+        """The same over the products' names; a product without one has its picture's score, as in a release."""
+        encoder = ClipEncoder(model)
+        name_ND = encode_names(encoder, self.gallery)[0].astype(np.float32)
+        return np.where(named(self.gallery), encoder.encode_texts(self.texts) @ name_ND.T, image_QN)
 
     def evaluate(self, score_QN: Floats) -> Evaluation:
         """The protocol's figures of these scores."""

@@ -25,13 +25,14 @@ TITLE_HEIGHT = 34
 def show_figures(console: Console, evaluation: EvaluationStep) -> None:
     """mAP@10 of every system by kind of query, and the challenger's by category, with counts."""
     summary = evaluation.summary()
-    table = Table(title=f"Release {evaluation.release}: mAP@10, gate split, image-only", title_justify="left")
-    for column in ("queries", "number", *evaluation.systems):
-        table.add_column(column, justify="left" if column == "queries" else "right")
-    for kind, figures in summary["by_kind"].items():
-        values = [_figure(figures[system]) for system in evaluation.systems]
-        table.add_row(f"{kind}{' ★' if kind == summary['headline'] else ''}", str(figures["num_queries"]), *values)
-    console.print(table)
+    for gallery, systems in evaluation.by_gallery().items():
+        table = Table(title=f"Release {evaluation.release}: mAP@10, gate split, {gallery}", title_justify="left")
+        for column in ("queries", "number", *systems):
+            table.add_column(column, justify="left" if column == "queries" else "right")
+        for kind, figures in summary["by_kind"].items():
+            values = [_figure(figures[system]) for system in systems.values()]
+            table.add_row(f"{kind}{' ★' if kind == summary['headline'] else ''}", str(figures["num_queries"]), *values)
+        console.print(table)
     table = Table(title=f"By category, {summary['headline']} queries ★", title_justify="left")
     for column in ("category", "mAP@10", "queries", "relevant"):
         table.add_column(column, justify="left" if column == "category" else "right")
