@@ -4,11 +4,12 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 from rich.console import Console
 
-from enclip.cli import catalog, platform, releases, render, search, steps
+from enclip.cli import audit, catalog, platform, releases, render, search, steps
 from enclip.errors import EnclipError
 
 app = typer.Typer(
@@ -21,8 +22,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-PANELS = {
-    "Catalog": (catalog.ingest, catalog.draw),
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Catalog": (catalog.ingest, catalog.draw, audit.audit),
     "Search": (search.search, search.serve, search.status),
     "Retraining, whole": (steps.retrain, steps.refresh),
     "Retraining, step by step": (steps.snapshot, steps.train, steps.choose, steps.embed, steps.cluster),

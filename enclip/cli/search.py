@@ -23,13 +23,16 @@ def search(
     category: Category = None,
     gender: Gender = None,
     colour: Colour = None,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Show one of each group of near-duplicates, and how many it stands for.")
+    ] = False,
     release: Release = "champion",
     json: Json = False,
 ) -> None:
     """Search the catalog with a release.
 
     Examples: `enclip search "navy blue shirt"` · `enclip search --image shoe.jpg` ·
-    `enclip search "in red" --image bag.jpg --category Bags`
+    `enclip search "in red" --image bag.jpg --category Bags` · `enclip search "white t-shirt" --spread`
     """
     from enclip.pipeline.open_release import open_release
 
@@ -43,7 +46,10 @@ def search(
         filters=Filters(tuple(category or ()), tuple(gender or ()), tuple(colour or ())),
         k=k,
         withdrawn=opened.catalog.withdrawn_ids(),
+        spread=spread,
     )
+    if spread and found.near_duplicates is None:
+        render.err.print(f"Release {found.version} stores no near-duplicates; `enclip refresh` builds one that does.")
     by_id = {product.product_id: product for product in map(found.product, ranking.product_ids)}
     if json:
         render.print_json(
@@ -56,6 +62,7 @@ def search(
                         "name": by_id[hit.product_id].name,
                         "category": by_id[hit.product_id].category,
                         "cluster": hit.cluster,
+                        "folded": hit.folded,
                     }
                     for hit in ranking.hits
                 ],
@@ -64,9 +71,12 @@ def search(
         return
     render.table(
         f"Release {found.version}: {text or image}",
-        ("", "product", "name", "category", "colour", "score"),
+        ("", "product", "name", "category", "colour", "score", *(["folded"] if spread else [])),
         [
-            (place, hit.product_id, product.name, product.category, product.base_colour, hit.score)
+            (
+                *(place, hit.product_id, product.name, product.category, product.base_colour, hit.score),
+                *([hit.folded or None] if spread else []),
+            )
             for place, hit in enumerate(ranking.hits, 1)
             for product in [by_id[hit.product_id]]
         ],

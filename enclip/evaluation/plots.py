@@ -49,7 +49,7 @@ def plot_epochs(
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title, loc="left", color=INK, fontweight="bold")
     axes.legend(frameon=False, loc="lower right")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_categories(
@@ -95,7 +95,7 @@ def plot_categories(
     axes.set_title("mAP@10 by category", loc="left", color=INK, fontweight="bold")
     if theirs:
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_clusters(
@@ -129,7 +129,7 @@ def plot_clusters(
     axes.set_axis_off()
     num_clusters = len(np.unique(assignment_N))
     axes.set_title(f"{num_clusters} clusters of {len(vector_NP):,} products", loc="left", color=INK, fontweight="bold")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _in_two_dimensions(vector_RP: Floats, seed: int) -> NDArray[np.float64]:
@@ -181,7 +181,7 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG below 300 kB: with fewer colours, then smaller, where it would be more."""
     drawn = BytesIO()
     figure.savefig(drawn, format="png")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from enclip.blobs import writing
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
+from enclip.pipeline.audit import near_duplicates
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.members import load_member
@@ -21,6 +22,7 @@ from enclip.records import Products, Split
 from enclip.release import ClusterSettings, GallerySettings, Manifest, write_manifest
 from enclip.retrieval.clusters import cluster_grid
 from enclip.retrieval.searcher import Searcher
+from enclip.retrieval.spread import DUPLICATES
 from enclip.retrieval.text import NameIndex
 
 
@@ -51,6 +53,7 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
             searcher.save(target)
+            near_duplicates(searcher).save(target / DUPLICATES)
             manifest = write_manifest(
                 target,
                 Manifest(

@@ -1,6 +1,5 @@
-"""A release for people: Markdown, a table per category, the gate report, plots."""
+"""A release for people: Markdown, a table per category, the gate report, plots, an audit of the catalog."""
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +11,14 @@ from enclip.catalog.images import decode, image_key
 from enclip.errors import EnclipError
 from enclip.evaluation.plots import plot_categories, plot_clusters, plot_epochs
 from enclip.evaluation.report import markdown_table
+from enclip.pipeline.audit import audit_searcher, draw_suspects, write_audit
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import EvaluationStep, GateStep, Plan, RunFolder, TrainStep
+from enclip.pipeline.tables import write_csv
 from enclip.records import QueryKind
 from enclip.release import Manifest, Member
+from enclip.retrieval.searcher import Searcher
 
 
 def describe_release(platform: Platform, plan: Plan, evaluation: EvaluationStep, gate: GateStep, folder: Path) -> str:
@@ -27,6 +29,8 @@ def describe_release(platform: Platform, plan: Plan, evaluation: EvaluationStep,
     _write_queries(folder / "per_query.csv", evaluation)
     _write_categories(folder / "categories.csv", evaluation)
     _plots(platform, plan, evaluation, folder)
+    searcher = open_release(platform, evaluation.release, encoders=False).searcher
+    _pictures(platform, searcher, folder)
     return _markdown(plan, evaluation, gate, manifest)
 
 
@@ -37,8 +41,7 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         f"{manifest.num_products} products, snapshot `{manifest.snapshot[:12]}`, base `{manifest.base}`, "
         f"run `{plan.run_id}`; measured against {against}.\n",
         f"{manifest.chosen_because} Clusters: {manifest.clusters.count}, pull {manifest.clusters.pull:g}. "
-        f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip()
-        + "\n",
+        f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip() + "\n",
         "### Members\n",
         markdown_table(
             ("enclip-epoch version", "what", "weight"),
@@ -96,7 +99,10 @@ def _plots(platform: Platform, plan: Plan, evaluation: EvaluationStep, folder: P
             else None
         )
         plot_categories(folder / "map_at_10_by_category.png", evaluation.by_category, champion, num_queries=counts)
-    searcher = open_release(platform, evaluation.release, encoders=False).searcher
+
+
+def _pictures(platform: Platform, searcher: Searcher, folder: Path) -> None:
+    """The clusters as a map, and what looks wrong in the catalog as a list and as pictures."""
 
     def thumbnail(row: int) -> NDArray[np.uint8] | None:
         try:
@@ -110,29 +116,37 @@ def _plots(platform: Platform, plan: Plan, evaluation: EvaluationStep, folder: P
         searcher.clusters.assignment_N,
         thumbnail,
     )
+    found = audit_searcher(searcher, without=platform.catalog.withdrawn_ids())
+    write_audit(found, folder / "audit.csv")
+    draw_suspects(found, searcher.products, thumbnail, folder / "suspects.png")
 
 
 def _write_queries(path: Path, evaluation: EvaluationStep) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("query_id", "kind", "category", "num_relevant", *evaluation.systems))
-        for row, query in enumerate(evaluation.queries):
-            values = (evaluation.systems[system][row] for system in evaluation.systems)
-            writer.writerow((query.query_id, query.kind.value, _inert(query.category), query.num_relevant, *values))
+    write_csv(
+        path,
+        ("query_id", "kind", "category", "num_relevant", *evaluation.systems),
+        [
+            (
+                *(query.query_id, query.kind.value, query.category, query.num_relevant),
+                *(evaluation.systems[system][row] for system in evaluation.systems),
+            )
+            for row, query in enumerate(evaluation.queries)
+        ],
+    )
 
 
 def _write_categories(path: Path, evaluation: EvaluationStep) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("category", "num_queries", "num_relevant", *evaluation.systems))
-        for name, values in evaluation.summary()["categories"].items():
-            means = (evaluation.mean(system, category=name) for system in evaluation.systems)
-            writer.writerow((_inert(name), values["num_queries"], values["num_relevant"], *means))
-
-
-def _inert(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula: categories come from the shop's feed."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    write_csv(
+        path,
+        ("category", "num_queries", "num_relevant", *evaluation.systems),
+        [
+            (
+                *(name, values["num_queries"], values["num_relevant"]),
+                *(evaluation.mean(system, category=name) for system in evaluation.systems),
+            )
+            for name, values in evaluation.summary()["categories"].items()
+        ],
+    )
 
 
 def _count(evaluation: EvaluationStep, kind: QueryKind) -> int:

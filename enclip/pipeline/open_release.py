@@ -16,6 +16,7 @@ from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
 from enclip.release import Manifest, read_manifest
 from enclip.retrieval.searcher import Searcher
+from enclip.retrieval.spread import DUPLICATES, Spread
 
 MAX_TEXT = 1000
 MAX_RESULTS = 1000
@@ -29,6 +30,7 @@ class OpenRelease:
     manifest: Manifest
     searcher: Searcher
     encoders: tuple[Encoder, ...]
+    near_duplicates: Spread | None = None  # releases from before there were any lack them
 
     @property
     def products(self) -> Products:
@@ -51,12 +53,14 @@ class OpenRelease:
         filters: Filters | None = None,
         k: int = 10,
         withdrawn: frozenset[str] = frozenset(),
+        spread: bool = False,
     ) -> Ranking:
         """The k best products for words, a picture, or both.
 
         Args:
             weights: of "text" and "image" where both are given; default: equal.
             withdrawn: products that must not appear, whatever the index holds.
+            spread: fold near-duplicates under the best of them; a release that stores none folds none.
 
         Raises:
             QueryError: neither words nor a picture, a picture that cannot be read, weights or k out of range.
@@ -64,8 +68,14 @@ class OpenRelease:
         blocks = self._query_blocks(text, image, weights or {})
         self._check_k(k)
         allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
+        folding = self.near_duplicates if spread else None
+        # What takes the places of those folded is scored already; the page alone is longer.
+        depth = max(2 * k, self.searcher.rescored) if folding else k
         share = _word_share(text, image, weights or {})
-        return self.searcher.search(blocks, k=k, texts=[text], text_shares=[share], filters=filters, allowed=allowed)[0]
+        ranking = self.searcher.search(
+            blocks, k=depth, texts=[text], text_shares=[share], filters=filters, allowed=allowed
+        )[0]
+        return folding.page(ranking, self.products, k=k) if folding else ranking
 
     def similar(
         self, product_id: str, *, k: int = 10, filters: Filters | None = None, withdrawn: frozenset[str] = frozenset()
@@ -157,11 +167,14 @@ def open_release_folder(
     manifest = read_manifest(folder)
     searcher = Searcher.load(folder)
     _check_dims(folder, "stored embeddings", searcher.dims, manifest)
+    groups = (
+        Spread.load(folder / DUPLICATES, num_products=len(searcher.products)) if DUPLICATES in manifest.files else None
+    )
     loaded: tuple[Encoder, ...] = ()
     if encoders:
         loaded = tuple(ClipEncoder(load_member(registry, member.source, device=device)) for member in manifest.members)
         _check_dims(folder, "checkpoints", tuple(encoder.dim for encoder in loaded), manifest)
-    return OpenRelease(version=version, manifest=manifest, searcher=searcher, encoders=loaded)
+    return OpenRelease(version, manifest, searcher, loaded, groups)
 
 
 def _check_dims(folder: Path, whose: str, dims: tuple[int, ...], manifest: Manifest) -> None:

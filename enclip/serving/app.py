@@ -98,6 +98,7 @@ def create_app(
                 filters=request.filters.to_filters() if request.filters else None,
                 k=request.k,
                 withdrawn=served.withdrawn,
+                spread=request.spread,
             )
         )
         return SearchAnswer(release=served.version, took_ms=_ms_since(started), results=_hits(served, ranking))

@@ -50,6 +50,7 @@ class OpenRelease(Protocol):
         filters: Filters | None,
         k: int,
         withdrawn: frozenset[str],
+        spread: bool = False,
     ) -> Ranking:
         """The k best products that are not withdrawn. Raises QueryError or ImageError."""
         ...

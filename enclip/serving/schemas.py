@@ -90,11 +90,23 @@ class SearchFilters(_Request):
 class SearchRequest(_Request):
     """Words, a picture, or both."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "navy blue shirt", "k": 10},
+                {"text": "white t-shirt", "filters": {"gender": ["Men"]}, "k": 10, "spread": True},
+            ]
+        }
+    )
+
     text: str | None = Field(None, max_length=MAX_TEXT, examples=["navy blue shirt"])
     image: Base64Image | None = Field(None, description="JPEG, PNG or WebP of at most 5 MB, as base64.")
     weights: SearchWeights | None = None
     filters: SearchFilters | None = None
     k: int = Field(DEFAULT_K, ge=1, le=MAX_K, description="How many products to return at most.")
+    spread: bool = Field(
+        False, description="Fold near-duplicates under the best of them, so that the page shows more of the catalog."
+    )
 
     @field_validator("text")
     @classmethod
@@ -140,6 +152,7 @@ class SearchHit(ProductCard):
 
     score: float
     cluster: int
+    folded: int = Field(0, description="Near-duplicates of it that `spread` left off the page.")
 
 
 class SearchAnswer(BaseModel):
@@ -209,7 +222,7 @@ class Readiness(BaseModel):
 def hits_of(ranking: Ranking, product_of: dict[str, Product]) -> list[SearchHit]:
     """A ranking with each product's own words; a hit without its product is left out."""
     return [
-        SearchHit(**_card(product_of[hit.product_id]), score=hit.score, cluster=hit.cluster)
+        SearchHit(**_card(product_of[hit.product_id]), score=hit.score, cluster=hit.cluster, folded=hit.folded)
         for hit in ranking.hits
         if hit.product_id in product_of
     ]

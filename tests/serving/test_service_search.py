@@ -205,3 +205,28 @@ def test_every_answer_has_an_id_and_guards_the_browser(client: httpx.Client) -> 
     assert client.get("/health/live", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
     forged = client.get("/health/live", headers={"X-Request-ID": "a b\tc" * 3}).headers["x-request-id"]
     assert len(forged) == 32
+
+
+def test_near_duplicates_are_folded_only_when_asked(
+    client: httpx.Client, release: OpenRelease, shop: DrawnShop
+) -> None:
+    first = release.products.product_id[0]
+    picture = as_base64(shop.picture_of(first))
+    plain, spread = (search(client, image=picture, k=10, spread=on) for on in (False, True))
+    assert [hit["folded"] for hit in plain["results"]] == [0] * 10
+    expected = release.search(image=shop.picture_of(first), k=10, spread=True)
+    assert [(hit["product_id"], hit["folded"]) for hit in spread["results"]] == [
+        (hit.product_id, hit.folded) for hit in expected.hits
+    ]
+    assert spread["results"][0]["product_id"] == first and spread["results"][0]["folded"] >= 1
+    assert set(ids(plain)) & set(release.products.product_id[4::4]) and len(set(ids(spread))) == 10
+    assert not set(ids(spread)) & set(release.products.product_id[4::4])
+
+
+def test_the_description_has_an_example_with_spread_that_works(client: httpx.Client) -> None:
+    schema = client.get("/openapi.json").json()["components"]["schemas"]
+    examples = schema["SearchRequest"]["examples"]
+    assert any(example.get("spread") for example in examples)
+    for example in examples:
+        assert len(search(client, **example)["results"]) <= example["k"]
+    assert "folded" in schema["SearchHit"]["properties"]

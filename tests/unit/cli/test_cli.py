@@ -16,6 +16,7 @@ from enclip.recipes import TrainRecipe
 COMMANDS = (
     "ingest",
     "draw",
+    "audit",
     "search",
     "serve",
     "status",
