@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from enclip.blobs import write_whole
 from enclip.catalog.drawn import draw_catalog
 from enclip.catalog.images import image_key
+from enclip.cli.releases import show_figures
 from enclip.config import Settings
 from enclip.errors import ConfigError, ReleaseError
 from enclip.models.clip import ClipEncoder
@@ -183,6 +185,21 @@ def test_its_parts_stand_beside_it_and_every_figure_names_its_gallery(platform: 
         assert part["map_at_10"][evaluation.headline.value] == pytest.approx(evaluation.mean(system), abs=1e-6)
     assert measure_release(platform, IMAGE)["alone"] == {}
     assert measure_release(platform, IMAGE)["gallery_protocol"] == "image"
+
+
+def test_a_terminal_shows_the_parts_and_two_tables(platform: Platform, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(figures: dict[str, Any]) -> str:
+        show_figures(figures)
+        return " ".join(capsys.readouterr().out.split())
+
+    own = shown(measure_release(platform, HYBRID))
+    assert "products), hybrid" in own
+    assert "BM25 over names alone" in own
+    assert "BM25" not in shown(measure_release(platform, IMAGE))
+    with_names, image_only = shown(evaluation_of(platform, "hybrid").summary()).split("gate split, image-only")
+    assert "vectors alone (name)" in with_names
+    assert "champion" not in with_names
+    assert "champion" in image_only
 
 
 def test_the_gate_report_says_that_galleries_differ(platform: Platform) -> None:
