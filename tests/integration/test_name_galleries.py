@@ -278,3 +278,11 @@ def test_a_catalog_without_names_is_refused_before_anything_is_trained(tmp_path:
     ingest_source(opened, str(folder))
     with pytest.raises(ConfigError, match="No product has a name"):
         take(opened, "run", recipe("name"))
+
+
+def test_another_catalog_is_measured_with_its_own_names(platform: Platform, tmp_path: Path) -> None:
+    """Of a shop that training never saw: its names are embedded and indexed, and found."""
+    folder = draw_catalog(tmp_path / "other", num_products=60, seed=9)
+    figures = measure_release(platform, HYBRID, catalog=str(folder))
+    assert (figures["num_products"], figures["gallery_protocol"]) == (60, "hybrid")
+    assert figures["alone"]["BM25 over names alone"]["map_at_10"]["name"] > 0.9
