@@ -17,6 +17,7 @@ from report import print_result
 from enclip.models.bases import load_base
 from enclip.models.clip import ClipEncoder
 from enclip.records import Product, Products
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
 PRODUCTS, MEMBERS, DIM, RANK, QUERIES, ROUNDS = 50_000, 5, 128, 48, 40, 7
@@ -31,7 +32,7 @@ def main() -> None:
     products = Products.from_rows(
         [Product(product_id=f"{row:06d}", name="", image_sha256="") for row in range(PRODUCTS)]
     )
-    ensemble = Searcher.build(products, blocks, [1 / MEMBERS] * MEMBERS, cluster_count=64, pull=0.3)
+    ensemble = Searcher.build(products, blocks, [1 / MEMBERS] * MEMBERS, cluster_count=64, mix=Mix(pull=0.3))
     single = ensemble.member(0)
     queries = [block[chance.choice(PRODUCTS, QUERIES)].astype(np.float32) for block in blocks]
     ours, peer = [], []
@@ -66,7 +67,7 @@ def _ms_a_query(searcher: Searcher, queries: list[np.ndarray]) -> float:
 
 def _print_beside(ensemble: Searcher, queries: list[np.ndarray]) -> None:
     exact = np.argsort(-ensemble.exact_scores(queries), axis=1)[:, :10]
-    plain = ensemble.with_weights(pull=0).search(queries, k=10)
+    plain = ensemble.with_mix(pull=0).search(queries, k=10)
     found = [
         np.isin([int(product_id) for product_id in ranking.product_ids], rows).mean()
         for ranking, rows in zip(plain, exact, strict=True)

@@ -41,7 +41,9 @@ class TrainRecipe(Recipe):
     )
     weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay on matrices.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
-    schedule: Literal["cosine", "cyclic"] = Field("cosine", description="Learning rate after the warm-up.")
+    schedule: Literal["cosine", "cyclic", "constant"] = Field(
+        "cosine", description="Learning rate after the warm-up; constant: for what is trained on from."
+    )
     cycles: int = Field(3, ge=1, description="Cosine cycles of the cyclic schedule.")
     loss: Literal["softmax", "sigmoid"] = Field("softmax", description="Contrastive loss; both take shared targets.")
     low_quality: float = Field(
@@ -85,6 +87,15 @@ class ReleaseRecipe(Recipe):
     )
     bm25_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.15, 0.3, 0.45, 0.6), min_length=1, description="Weights of BM25 in a hybrid's score to try; 0: none."
+    )
+    narrowings: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 1.0), min_length=1, description="How much less of the pull a narrow query has, to try; 0: as much."
+    )
+    calibrations: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 1.0), min_length=1, description="Parts of the likely queries' bias to take off the score, to try."
+    )
+    exemplar_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.35), min_length=1, description="Parts of known pictures in a query of words to try."
     )
     rescored: int = Field(200, ge=10, le=10_000, description="Best products scored again at full dimension.")
     shards: int = Field(1, ge=1, le=256, description="Parts in which a member embeds the catalog.")

@@ -68,6 +68,17 @@ class ClusterSettings(_Frozen):
 
     count: int
     pull: float
+    narrowing: float = Field(0.0, description="How much less of the pull a narrow query has, 0 to 1.")
+    chosen_because: str = ""
+
+
+class BankSettings(_Frozen):
+    """A bank of likely queries, and what it does to the score of words."""
+
+    num_texts: int = 0
+    calibration: float = Field(0.0, description="Of a product's bias that comes off its score.")
+    exemplar_share: float = Field(0.0, description="Of the pictures that a text is meant by, in the query.")
+    chosen_because: str = ""
 
 
 class GallerySettings(_Frozen):
@@ -100,6 +111,7 @@ class Manifest(_Frozen):
     best_member: int = Field(0, description="Row in members of the best one on select.")
     clusters: ClusterSettings
     gallery: GallerySettings = Field(GallerySettings(), description="Absent before names could be searched: image.")
+    bank: BankSettings = Field(BankSettings(), description="Absent before there were banks.")
     rescored: int
     candidates: tuple[Candidate, ...] = ()
     chosen_because: str

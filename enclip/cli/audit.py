@@ -22,9 +22,10 @@ def audit(
 ) -> None:
     """List labels that look wrong, and near-duplicates, in a release's catalog. Nothing is changed.
 
-    A label is suspect where the most similar pictures and the product's cluster agree on another one; the surest
-    come first. Near-duplicates are products whose pictures the ensemble can hardly tell apart; exactly equal
-    pictures are marked. Correct what is wrong in the catalog's source: the next ingest and refresh take it in.
+    A label is suspect where the most similar pictures agree on another one; the surest come first, each with its
+    cluster and how pure that is. Near-duplicates are products whose pictures the ensemble can hardly tell apart;
+    exactly equal pictures are marked. Correct what is wrong in the catalog's source: the next ingest and refresh
+    take it in.
 
     Examples: `enclip audit` · `enclip audit 7 --csv audit.csv` · `enclip audit --json`
     """

@@ -41,6 +41,14 @@ ATTRIBUTE_TEMPLATES = (
 TEMPLATES = (NAME, *ATTRIBUTE_TEMPLATES)
 
 
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A caption, and the rows of the products that it is true of."""
+
+    text: str
+    rows: Ints
+
+
 class Captions:
     """The captions of N products.
 
@@ -82,6 +90,19 @@ class Captions:
         first = np.where(has_name, 0, attribute_B2[:, 0])
         second = np.where(has_attributes, attribute_B2[:, 1], 0)
         return np.stack([first, second], axis=1).astype(np.int64)
+
+    def claims(self, rows: Ints) -> list[Claim]:
+        """What the attribute captions of these products can say, each once; without attributes, the names."""
+        attributes, names = range(1, len(TEMPLATES)), (0,)
+        found = [claim for template in attributes for claim in self._claims_of(template, rows)]
+        return found or [claim for template in names for claim in self._claims_of(template, rows)]
+
+    def _claims_of(self, template: int, rows: Ints) -> list[Claim]:
+        known = rows[self.key_NT[rows, template] != UNKNOWN]
+        order = np.argsort(self.key_NT[known, template], kind="stable")
+        _, starts = np.unique(self.key_NT[known[order], template], return_index=True)
+        alike = np.split(known[order], starts[1:]) if len(known) else []
+        return [Claim(self.text(int(same[0]), template), same) for same in alike]
 
     def text(self, row: int, template: int) -> str:
         """One caption."""

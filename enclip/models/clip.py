@@ -36,6 +36,11 @@ class ClipModel:
     epochs_trained: int = 0
 
     @property
+    def sharpness(self) -> float:
+        """What multiplies the cosines in training: the inverse temperature of its softmax."""
+        return float(self.module.logit_scale.exp())  # type: ignore[operator]
+
+    @property
     def dim(self) -> int:
         """Length of an embedding."""
         return self.architecture.dim

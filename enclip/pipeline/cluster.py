@@ -2,7 +2,7 @@
 
 import shutil
 from datetime import UTC, datetime
-from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,18 @@ from enclip.blobs import writing
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.audit import near_duplicates
+from enclip.pipeline.bank import bank_texts, query_bank
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder
+from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Products, Split
-from enclip.release import ClusterSettings, GallerySettings, Manifest, write_manifest
-from enclip.retrieval.clusters import cluster_grid
+from enclip.release import BankSettings, ClusterSettings, GallerySettings, Manifest, write_manifest
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES
 from enclip.retrieval.text import NameIndex
@@ -29,8 +31,8 @@ from enclip.retrieval.text import NameIndex
 def build(platform: Platform, run_id: str) -> ReleaseStep:
     """Build the run's release from its embedded shards and register it.
 
-    A retraining fits projection and clusters anew and chooses their number and pull, and BM25's weight
-    where it has one, on *select*; a refresh keeps its parent's, so that known products keep their place.
+    A retraining fits projection and clusters anew and weighs the parts of the score on *select*
+    (`tune`); a refresh keeps its parent's, so that known products keep their place.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
@@ -43,11 +45,11 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             names = [member_block(platform, member, plan.snapshot, shards, what="names") for member in choice.members]
         if plan.built_from is not None:
             parent = open_release(platform, plan.built_from, encoders=False)
-            searcher, gallery = extended(parent.searcher, products, blocks, names), parent.manifest.gallery
+            searcher, parts = extended(parent.searcher, products, blocks, names), _parts(parent.manifest)
             trained_on = parent.manifest.trained_on
         else:
-            searcher, gallery = _choose_weights(platform, plan, choice, products, blocks, names)
-            trained_on = plan.snapshot
+            tuned = _chosen(platform, plan, choice, products, blocks, names)
+            searcher, parts, trained_on = tuned.searcher, _settings(tuned, choice.gallery), plan.snapshot
         target = platform.scratch / "releases" / run_id
         with writing(target):
             shutil.rmtree(target, ignore_errors=True)
@@ -67,8 +69,7 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
                     num_products=len(products),
                     members=choice.members,
                     best_member=choice.best_member,
-                    clusters=ClusterSettings(count=searcher.clusters.count, pull=searcher.pull),
-                    gallery=gallery,
+                    **parts,
                     rescored=searcher.rescored,
                     candidates=choice.candidates,
                     chosen_because=choice.chosen_because,
@@ -83,53 +84,65 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
     return step
 
 
-def _choose_weights(
+def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
+    """The manifest's account of a mix."""
+    searcher, mix = tuned.searcher, tuned.searcher.mix
+    return {
+        "clusters": ClusterSettings(
+            count=searcher.clusters.count,
+            pull=mix.pull,
+            narrowing=mix.narrowing,
+            chosen_because=tuned.why["clusters"],
+        ),
+        "bank": BankSettings(
+            num_texts=len(searcher.bank.count_J) if searcher.bank else 0,
+            calibration=mix.calibration,
+            exemplar_share=mix.exemplar_share,
+            chosen_because=tuned.why.get("bank", "There are no captions to make one of."),
+        ),
+        "gallery": gallery.model_copy(
+            update={
+                "bm25_weight": mix.bm25_weight,
+                "chosen_because": " ".join(filter(None, [gallery.chosen_because, tuned.why.get("BM25")])),
+            }
+        ),
+    }
+
+
+def _parts(manifest: Manifest) -> dict[str, Any]:
+    return {"clusters": manifest.clusters, "bank": manifest.bank, "gallery": manifest.gallery}
+
+
+def _chosen(
     platform: Platform,
     plan: Plan,
     choice: ChoiceStep,
     products: Products,
     blocks: list[NDArray[np.float16]],
     names: list[NDArray[np.float16]],
-) -> tuple[Searcher, GallerySettings]:
-    """The number of clusters, the pull and BM25's weight with the highest mAP@10 on *select*.
-
-    Ties: fewer clusters, and less of the others.
-    """
+) -> Tuned:
+    """A searcher with the mix that is best on *select*."""
     recipe = plan.recipe.release
     select = Validator(products, split=Split.SELECT)
-    allowed = products.split == Split.SELECT
-    queries = [
-        ClipEncoder(load_member(platform.registry, member.source)).encode_texts(select.texts)
-        for member in choice.members
-    ]
-    is_hybrid = recipe.gallery == "hybrid"
-    words = NameIndex(products) if is_hybrid else None
-    best: tuple[float, Searcher] | None = None
-    by_weight: dict[float, float] = {}
-    for count in recipe.cluster_counts or cluster_grid(len(products)):
-        built = Searcher.build(
+    weights = [member.weight for member in choice.members]
+    models = [load_member(platform.registry, member.source) for member in choice.members]
+    words = NameIndex(products) if recipe.gallery == "hybrid" else None
+    bank = query_bank(bank_texts(products), models, blocks, weights)
+
+    def build(count: int, mix: Mix) -> Searcher:
+        return Searcher.build(
             products,
             blocks,
-            [member.weight for member in choice.members],
+            weights,
             cluster_count=count,
-            pull=0.0,
+            mix=mix,
             rescored=recipe.rescored,
             seed=plan.recipe.train.seed,
             name_block_NDs=names,
-            name_share=choice.gallery.name_share,
             names=words,
+            bank=bank,
         )
-        for pull, weight in product(sorted(recipe.pulls), sorted(recipe.bm25_weights) if is_hybrid else (0.0,)):
-            candidate = built.with_weights(pull=pull, bm25_weight=weight)
-            rankings = candidate.search(queries, k=10, texts=select.texts, allowed=allowed)
-            value = select.quality_of_rankings(rankings)
-            by_weight[weight] = max(value, by_weight.get(weight, 0.0))
-            if best is None or value > best[0] + 1e-9:
-                best = (value, candidate)
-    assert best is not None, "recipes have at least one cluster count, pull and weight"
-    gallery = choice.gallery
-    if is_hybrid:
-        values = ", ".join(f"{weight:g}: {value:.3f}" for weight, value in sorted(by_weight.items()))
-        why = f"{gallery.chosen_because} So has a BM25 weight of {best[1].bm25_weight:g}, with clusters ({values})."
-        gallery = gallery.model_copy(update={"bm25_weight": best[1].bm25_weight, "chosen_because": why})
-    return best[1], gallery
+
+    queries = [ClipEncoder(model).encode_texts(select.texts) for model in models]
+    settled = Mix(name_share=choice.gallery.name_share)
+    return tune(build, queries, select, products.split == Split.SELECT, recipe, mix=settled)

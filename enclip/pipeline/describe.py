@@ -41,7 +41,8 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         f"{manifest.num_products} products, snapshot `{manifest.snapshot[:12]}`, base `{manifest.base}`, "
         f"run `{plan.run_id}`; measured against {against}.\n",
         f"{manifest.chosen_because} Clusters: {manifest.clusters.count}, pull {manifest.clusters.pull:g}. "
-        f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip() + "\n",
+        f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip()
+        + "\n",
         "### Members\n",
         markdown_table(
             ("enclip-epoch version", "what", "weight"),

@@ -19,6 +19,7 @@ from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EvaluationStep, Plan, QueryRow, ReleaseStep, RunFolder
 from enclip.records import Floats, Products, Query, Split
 from enclip.release import GallerySettings, Member
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.ranking import rank
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
@@ -122,11 +123,9 @@ def _base_evaluation(
         [images],
         [1.0],
         cluster_count=1,
-        pull=0.0,
+        mix=Mix(name_share=settings.name_share, bm25_weight=settings.bm25_weight),
         name_block_NDs=[encode_names(encoder, gallery)[0]],
-        name_share=settings.name_share,
         names=NameIndex(gallery) if settings.protocol == "hybrid" else None,
-        bm25_weight=settings.bm25_weight,
     )
     return measure(searcher, [texts], queries, allowed=np.ones(len(gallery), dtype=bool)).evaluation
 

@@ -50,7 +50,7 @@ def extended(
     blocks: Sequence[NDArray[np.float16]],
     names: Sequence[NDArray[np.float16]] = (),
 ) -> Searcher:
-    """The same ensemble, projection, centroids, pull and weights of names over other products.
+    """The same ensemble, projection, centroids, bank and mix over other products.
 
     Args:
         names: per member the products' names, where the searcher holds names.
@@ -60,13 +60,12 @@ def extended(
         blocks,
         searcher.weights,
         cluster_count=searcher.clusters.count,
-        pull=searcher.pull,
+        mix=searcher.mix,
         rescored=searcher.rescored,
         like=searcher,
         name_block_NDs=names,
-        name_share=searcher.name_share,
         names=NameIndex(products) if searcher.names is not None else None,
-        bm25_weight=searcher.bm25_weight,
+        bank=searcher.bank,
     )
 
 
@@ -94,10 +93,10 @@ def parts_alone(
     """
     if not searcher.has_names:
         return {}
-    pictures = searcher.with_weights(name_share=0, bm25_weight=0)
+    pictures = searcher.with_mix(name_share=0, bm25_weight=0)
     found = {"pictures alone": ("image", measure(pictures, query_blocks, queries, allowed=allowed).evaluation)}
     if searcher.names is not None:
-        vectors = searcher.with_weights(bm25_weight=0)
+        vectors = searcher.with_mix(bm25_weight=0)
         found["vectors alone"] = ("name", measure(vectors, query_blocks, queries, allowed=allowed).evaluation)
     names = searcher.names or NameIndex(searcher.products)
     rankings = names.search([query.text for query in queries], k=DEPTH, allowed=allowed)

@@ -125,9 +125,9 @@ def _pulled(platform: Platform, release: int, plan: Plan, gate: Validator) -> di
     exact_QN = opened.searcher.exact_scores(blocks, row_N, texts=gate.texts)
     found = {"every product scored, without index and clusters": _by_kind(gate, exact_QN)}
     for pull in plan.recipe.release.pulls:
-        rankings = opened.searcher.with_weights(pull=pull).search(blocks, k=DEPTH, texts=gate.texts, allowed=allowed)
+        rankings = opened.searcher.with_mix(pull=pull).search(blocks, k=DEPTH, texts=gate.texts, allowed=allowed)
         results = evaluate(gate.queries, rankings).results
-        chosen = " (chosen on select)" if pull == opened.searcher.pull else ""
+        chosen = " (chosen on select)" if pull == opened.searcher.mix.pull else ""
         found[f"{opened.searcher.clusters.count} clusters, pull {pull:g}{chosen}"] = {
             kind: [result.ap_at_10 for result in results if result.kind is kind]
             for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)

@@ -19,12 +19,10 @@ def check_parts(searcher: "Searcher") -> None:
     ids = searcher.products.product_id
     if not (ids[:-1] < ids[1:]).all():
         raise CatalogError("Products are not in ascending order of unique ids.", remedy="Use Products.from_rows.")
-    for what in ("pull", "name_share", "bm25_weight", "calibration"):
-        if not 0 <= getattr(searcher, what) <= 1:
-            raise ReleaseError(f"A {what} of {getattr(searcher, what)} cannot be used.", remedy="Choose 0 to 1.")
-    if (searcher.name_share and not searcher.has_names) or (searcher.bm25_weight and searcher.names is None):
+    mix = searcher.mix
+    if (mix.name_share and not searcher.has_names) or (mix.bm25_weight and searcher.names is None):
         raise ReleaseError("Names have a weight in the score, but are not among the release's embeddings or files.")
-    if (searcher.calibration and searcher.bank is None) or (searcher.bank is None) != (searcher.bias_N is None):
+    if (mix.calibration or mix.exemplar_share) and searcher.bank is None:
         raise ReleaseError("The score is calibrated, but the release's files hold no bank of queries to do it by.")
     sizes = {len(ids), len(searcher.embedding_ND), len(searcher.index), len(searcher.clusters.assignment_N)}
     width = sum(searcher.dims) * (2 if searcher.has_names else 1)
@@ -35,7 +33,9 @@ def check_parts(searcher: "Searcher") -> None:
         or len(set(widths)) > 1
         or searcher.cluster_mean_CD.shape != means
         or searcher.index.width != searcher.projection.width + (searcher.bank is not None)
+        or (searcher.bank is None) != (searcher.bias_N is None)
         or (searcher.bias_N is not None and len(searcher.bias_N) != len(ids))
+        or (searcher.bank is not None and searcher.bank.dims != searcher.dims)
     ):
         raise ReleaseError(
             f"Parts of the release do not fit each other: {sorted(sizes)} products, widths {widths}, "

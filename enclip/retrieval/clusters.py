@@ -12,6 +12,8 @@ from enclip.retrieval.arrays import read_arrays
 MINI_BATCH_ROWS = 50_000  # above, k-means on mini-batches; below, on everything
 SILHOUETTE_ROWS = 2_000  # its cost is quadratic
 CHUNK_ROWS = 16_384
+FEWEST = 5  # products of a cluster that may push one of them down
+LOOSE = 0.85  # of the median tightness
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,16 @@ def cluster_means(embedding_ND: NDArray[np.floating], clusters: Clusters) -> Flo
         if len(rows):
             mean_CD[cluster] = np.asarray(embedding_ND[rows], np.float32).mean(axis=0, dtype=np.float64)
     return mean_CD
+
+
+def firm(clusters: Clusters, mean_CD: Floats) -> NDArray[np.bool_]:
+    """`[C]`: clusters whose mean says something of each of their products: not small, and not much looser than most.
+
+    How tight a cluster is, is the length of the mean of its unit embeddings (`cluster_means`).
+    """
+    size_C = np.bincount(clusters.assignment_N, minlength=clusters.count)
+    tight_C = np.linalg.norm(mean_CD, axis=1)
+    return np.asarray((size_C >= FEWEST) & (tight_C >= LOOSE * np.median(tight_C[size_C > 0])))
 
 
 def cluster_grid(num_products: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,19 @@ from numpy.typing import NDArray
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Floats, Hit, Products, Ranking
 from enclip.retrieval import fusion, ranking
+from enclip.retrieval.bank import BANK, QueryBank
 from enclip.retrieval.blocks import fit_projection, joined
-from enclip.retrieval.calibration import BANK, QueryBank
 from enclip.retrieval.checks import check_parts, check_query
-from enclip.retrieval.clusters import Clusters, cluster_means
+from enclip.retrieval.clusters import Clusters, cluster_means, firm
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.index import FlatIndex, with_column
+from enclip.retrieval.mix import NOTHING, Mix
 from enclip.retrieval.projection import Projection
 from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches, word_shares
 
 PROJECTION, INDEX, CLUSTERS = "projection.npz", "index.faiss", "clusters.npz"
-SETTINGS = ("dims", "weights", "pull", "rescored")
-LATER_SETTINGS = ("name_share", "bm25_weight", "calibration")  # 0 in releases that are older
+SETTINGS = ("dims", "weights", "rescored")
 
 
 class Searcher:
@@ -32,29 +33,26 @@ class Searcher:
     allowed; these are scored again exactly, from the members' half-precision embeddings; then each
     is pulled toward the mean score of its cluster: `(1 - pull) · own + pull · mean of cluster`, so a
     product whose picture is poor is helped by those that look like it. The mean is over the whole
-    cluster, whatever the search allows.
+    cluster, whatever the search allows; a small or loose cluster pushes none of its products down.
 
     Where products' names are searched too, the concatenation holds a second block for each member: the
     text tower's embedding of the name. `(1 - share)·image + share·name` is one inner product again, with
     the share on the query's side: a query without words leaves the names out, in the same index. With
     BM25 its best names join the candidates, and their score is blended with the vectors' (`fusion.blend`).
 
-    From the score of words comes off what a product scores for likely queries at large (`QueryBank`): one
-    more column of the index. A query that is a picture leaves it out.
+    A `QueryBank` moves words toward pictures, tells broad queries from narrow ones, and gives each product a
+    bias that comes off its score for words: one more column of the index. A query that is a picture leaves it out.
 
     Attributes:
         products: the N products, by product_id ascending.
         embedding_ND: float16 concatenation of the members' image embeddings, D = ΣD_k; with names those of
             the names behind it, D = 2ΣD_k.
         dims, weights: per member the width of its block and its share of the score.
-        projection, index, clusters: see their modules.
-        cluster_mean_CD: the clusters' mean embeddings.
-        pull: 0 leaves the clusters out of the score; they still name each hit's cluster.
+        projection, index, clusters, names, bank: see their modules; names and bank may be None.
+        mix: the weights of what enters the score beside cosines. Clusters of a pull of 0 still name each hit's.
         rescored: products that get the second pass, or `k` if that is more.
-        name_share: share of the names in a member's score of a query in words; 0: pictures alone.
-        names, bm25_weight: BM25 over the names, and its weight in the score of a query in words.
-        bank, calibration: likely queries, and how much of their bias comes off the score of words, 0 to 1.
-        bias_N: the bias of each product; None without a bank.
+        cluster_mean_CD: the clusters' mean embeddings.
+        bias_N: the bank's bias of each product; None without a bank.
     """
 
     def __init__(
@@ -67,15 +65,12 @@ class Searcher:
         projection: Projection,
         index: FlatIndex,
         clusters: Clusters,
-        pull: float,
+        mix: Mix,
         rescored: int,
         cluster_mean_CD: Floats | None = None,
-        name_share: float = 0.0,
         names: NameIndex | None = None,
-        bm25_weight: float = 0.0,
         bank: QueryBank | None = None,
         bias_N: Floats | None = None,
-        calibration: float = 0.0,
     ) -> None:
         self.products = products
         self.embedding_ND = embedding_ND
@@ -84,19 +79,17 @@ class Searcher:
         self.projection = projection
         self.index = index
         self.clusters = clusters
-        self.pull = float(pull)
+        self.mix = mix
         self.rescored = int(rescored)
-        self.name_share = float(name_share)
         self.names = names
-        self.bm25_weight = float(bm25_weight)
         self.bank = bank
         self.bias_N = bias_N
-        self.calibration = float(calibration)
         self._filters = FilterIndex(products)
         # Computed where a searcher is built, kept in its files: opening one must not read all embeddings.
         self.cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
         check_parts(self)
         self._mean_bias_C = None if bias_N is None else cluster_means(bias_N[:, None], clusters)[:, 0]
+        self._firm_C = firm(clusters, self.cluster_mean_CD[:, : sum(self.dims)])
 
     @classmethod
     def build(
@@ -106,16 +99,13 @@ class Searcher:
         weights: Sequence[float],
         *,
         cluster_count: int,
-        pull: float,
+        mix: Mix = NOTHING,
         rescored: int = 200,
         seed: int = 0,
         like: "Searcher | None" = None,
         name_block_NDs: Sequence[NDArray[np.floating]] = (),
-        name_share: float = 0.0,
         names: NameIndex | None = None,
-        bm25_weight: float = 0.0,
         bank: QueryBank | None = None,
-        calibration: float = 0.0,
     ) -> "Searcher":
         """Project, index and cluster the members' embeddings of the products.
 
@@ -128,7 +118,7 @@ class Searcher:
                 refresh with new products leaves cluster numbers and old scores as they were.
             name_block_NDs: per member the text tower's `[N, D_k]` of the products' names; none: names are
                 not searched. A product without a name has its image embedding there too.
-            name_share, names, bm25_weight, bank, calibration: see the attributes.
+            mix, names, bank: see the attributes.
 
         Raises:
             CatalogError: no products, or products out of order.
@@ -139,7 +129,7 @@ class Searcher:
         dims = [block.shape[1] for block in block_NDs]
         embedding_ND = joined(products, block_NDs, name_block_NDs, weights)
         if like is None:
-            projection = fit_projection(embedding_ND, dims, weights, name_share=name_share, seed=seed)
+            projection = fit_projection(embedding_ND, dims, weights, name_share=mix.name_share, seed=seed)
         elif like.dims == tuple(dims) and np.allclose(like.weights, weights) and like.has_names == bool(name_block_NDs):
             projection = like.projection
         else:
@@ -152,7 +142,7 @@ class Searcher:
             if like is None
             else like.clusters.assigned(vector_NP)
         )
-        bias_N = None if bank is None else bank.bias(embedding_ND, dims, weights, name_share=name_share)
+        bias_N = _bias(bank, embedding_ND, mix)
         return cls(
             products,
             embedding_ND,
@@ -161,14 +151,11 @@ class Searcher:
             projection=projection,
             index=FlatIndex.build(with_column(vector_NP, bias_N)),
             clusters=clusters,
-            pull=pull,
+            mix=mix,
             rescored=rescored,
-            name_share=name_share,
             names=names,
-            bm25_weight=bm25_weight,
             bank=bank,
             bias_N=bias_N,
-            calibration=calibration,
         )
 
     def search(
@@ -199,17 +186,17 @@ class Searcher:
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
         share_Q = word_shares(len(query_QDs[0]), texts, text_shares)
-        query_QD, bias_Q = self._query(query_QDs, share_Q), self.calibration * share_Q
+        query_QD, bias_Q = self._query(query_QDs, share_Q), self.mix.calibration * share_Q
         check_query(query_QDs, query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
         mask = both(self._filters.mask(filters), allowed)
         wanted = max(k, self.rescored)
-        pull = 0.0 if use_clusters is False else self.pull
+        pull_Q = np.zeros(len(share_Q)) if use_clusters is False else self._pulls(query_QDs)
         rankings = []
         for query, row_C in enumerate(self._candidates(query_QD, bias_Q, mask, wanted)):
-            match_N, weight = self._matches(texts, query), self.bm25_weight * float(share_Q[query])
+            match_N, weight = self._matches(texts, query), self.mix.bm25_weight * float(share_Q[query])
             if match_N is not None:
                 row_C = np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))
-            score_C = self._scores(query_QD[query], float(bias_Q[query]), row_C, pull)
+            score_C = self._scores(query_QD[query], float(bias_Q[query]), row_C, float(pull_Q[query]))
             if match_N is not None:
                 score_C = fusion.blend(score_C, match_N[row_C], weight)
             rankings.append(self._ranking(score_C, row_C, k))
@@ -262,10 +249,9 @@ class Searcher:
         """One member alone, without clusters: what the ensemble is held against in quality and cost."""
         blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]
         embedding_ND, dims = np.concatenate(blocks, axis=1), [self.dims[member]]
-        projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.name_share)
-        bank = None if self.bank is None else self.bank.member(sum(self.dims[:member]), self.dims[member])
-        bias_N = None if bank is None else bank.bias(embedding_ND, dims, [1.0], name_share=self.name_share)
-        index = FlatIndex.build(with_column(projection.gallery(embedding_ND), bias_N))
+        projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.mix.name_share)
+        bank = None if self.bank is None else self.bank.member(member)
+        bias_N = _bias(bank, embedding_ND, self.mix)
         single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, projection.width), np.float32))
         return Searcher(
             self.products,
@@ -273,41 +259,31 @@ class Searcher:
             dims=dims,
             weights=[1.0],
             projection=projection,
-            index=index,
+            index=FlatIndex.build(with_column(projection.gallery(embedding_ND), bias_N)),
             clusters=single,
-            pull=0.0,
+            mix=replace(self.mix, pull=0.0),
             rescored=self.rescored,
-            name_share=self.name_share,
             names=self.names,
-            bm25_weight=self.bm25_weight,
             bank=bank,
             bias_N=bias_N,
-            calibration=self.calibration,
         )
 
-    def with_weights(
-        self,
-        *,
-        pull: float | None = None,
-        name_share: float | None = None,
-        bm25_weight: float | None = None,
-        calibration: float | None = None,
-    ) -> "Searcher":
-        """The same searcher with other weights in its score. Everything else is shared, so trying costs
-        nothing, but that another share of the names changes every product's bias.
+    def with_mix(self, **parts: float) -> "Searcher":
+        """The same searcher with other weights of these parts of its mix. Everything else is shared, so trying
+        costs nothing, but that other shares of names or exemplars change every product's bias.
 
         Raises:
             ReleaseError: a weight outside 0 to 1, or one of names or a bank that this searcher does not hold.
         """
         changed = copy.copy(self)
-        changed.pull = self.pull if pull is None else float(pull)
-        changed.name_share = self.name_share if name_share is None else float(name_share)
-        changed.bm25_weight = self.bm25_weight if bm25_weight is None else float(bm25_weight)
-        changed.calibration = self.calibration if calibration is None else float(calibration)
+        changed.mix = replace(self.mix, **parts)
         check_parts(changed)
-        if self.bank is not None and changed.name_share != self.name_share:
-            bias_N = self.bank.bias(self.embedding_ND, self.dims, self.weights, name_share=changed.name_share)
-            changed.bias_N, changed._mean_bias_C = bias_N, cluster_means(bias_N[:, None], self.clusters)[:, 0]
+        moved = (changed.mix.name_share, changed.mix.exemplar_share) != (self.mix.name_share, self.mix.exemplar_share)
+        if self.bank is not None and moved:
+            changed.bias_N = bias_N = self.bank.bias(
+                self.embedding_ND, name_share=changed.mix.name_share, exemplar_share=changed.mix.exemplar_share
+            )
+            changed._mean_bias_C = cluster_means(bias_N[:, None], self.clusters)[:, 0]
             changed.index = FlatIndex.build(with_column(self.index.vectors()[:, :-1], bias_N))
         return changed
 
@@ -323,11 +299,11 @@ class Searcher:
         share_Q = word_shares(len(query_QDs[0]), texts, None)
         score_QN = self._query(query_QDs, share_Q) @ np.asarray(self.embedding_ND[rows], np.float32).T
         if self.bias_N is not None:
-            score_QN -= self.calibration * share_Q[:, None] * self.bias_N[rows]
+            score_QN -= self.mix.calibration * share_Q[:, None] * self.bias_N[rows]
         for query, score_N in enumerate(score_QN):
             match_N = self._matches(texts, query)
             if match_N is not None:
-                score_QN[query] = fusion.blend(score_N, match_N[rows], self.bm25_weight * float(share_Q[query]))
+                score_QN[query] = fusion.blend(score_N, match_N[rows], self.mix.bm25_weight * float(share_Q[query]))
         return score_QN
 
     @property
@@ -338,7 +314,7 @@ class Searcher:
 
     def save(self, folder: Path) -> None:
         """Write the searcher's files into a folder."""
-        settings = {name: getattr(self, name) for name in (*SETTINGS, *LATER_SETTINGS)}
+        settings = {name: getattr(self, name) for name in SETTINGS} | asdict(self.mix)
         Parts(self.products, self.embedding_ND, self.cluster_mean_CD, settings).write(folder)
         self.projection.save(folder / PROJECTION)
         self.index.save(folder / INDEX)
@@ -355,7 +331,7 @@ class Searcher:
         Raises:
             ReleaseError: a file is missing, damaged, or does not fit the others.
         """
-        parts = Parts.read(folder, *SETTINGS, **dict.fromkeys(LATER_SETTINGS, 0.0))
+        parts = Parts.read(folder, *SETTINGS, "pull", **asdict(NOTHING))  # older releases have less in their mix
         bank, bias_N = QueryBank.load(folder / BANK) if (folder / BANK).exists() else (None, None)
         return cls(
             parts.products,
@@ -367,22 +343,30 @@ class Searcher:
             names=NameIndex.load(folder / NAMES, parts.products) if (folder / NAMES).exists() else None,
             bank=bank,
             bias_N=bias_N,
-            **parts.settings,
+            mix=Mix(**{name: float(parts.settings[name]) for name in Mix.names()}),
+            **{name: parts.settings[name] for name in SETTINGS},
         )
 
     def _query(self, query_QDs: Sequence[Floats], share_Q: Floats) -> Floats:
+        if self.bank is not None:
+            query_QDs = self.bank.enrich(query_QDs, self.mix.exemplar_share * share_Q)
         query_QD = fusion.weight_query(query_QDs, self.weights)
-        return fusion.share_query(query_QD, self.name_share * share_Q) if self.has_names else query_QD
+        return fusion.share_query(query_QD, self.mix.name_share * share_Q) if self.has_names else query_QD
+
+    def _pulls(self, query_QDs: Sequence[Floats]) -> Floats:
+        """`[Q]`: the pull of each query; without a bank no query is known to be narrow."""
+        if self.bank is None or not self.mix.pull * self.mix.narrowing:
+            return np.full(len(query_QDs[0]), self.mix.pull, np.float32)
+        breadth_Q = self.bank.breadth(query_QDs)
+        return np.asarray(self.mix.pull * (1 - self.mix.narrowing * (1 - breadth_Q)), np.float32)
 
     def _matches(self, texts: Texts | None, query: int) -> Floats | None:
         """`[N]` BM25 of one query; None where it has no part in the score."""
-        if texts is None or self.names is None or self.bm25_weight == 0 or not texts[query]:
+        if texts is None or self.names is None or self.mix.bm25_weight == 0 or not texts[query]:
             return None
         return self.names.coverage(texts[query] or "")
 
-    def _candidates(
-        self, query_QD: Floats, bias_Q: Floats, mask: Mask | None, wanted: int
-    ) -> list[NDArray[np.int64]]:
+    def _candidates(self, query_QD: Floats, bias_Q: Floats, mask: Mask | None, wanted: int) -> list[NDArray[np.int64]]:
         allowed = len(self.products) if mask is None else int(np.count_nonzero(mask))
         if allowed <= wanted:
             # The first pass only chooses whom to score exactly; here it is everybody.
@@ -402,7 +386,8 @@ class Searcher:
             mean_C = self.cluster_mean_CD[found] @ query_D
             if self._mean_bias_C is not None:
                 mean_C = mean_C - bias * self._mean_bias_C[found]
-            score_C = (1 - pull) * score_C + pull * mean_C[place_C]
+            pulled_C = (1 - pull) * score_C + pull * mean_C[place_C]
+            score_C = np.where(self._firm_C[found][place_C], pulled_C, np.maximum(score_C, pulled_C))
         return np.asarray(score_C, np.float32)
 
     def _ranking(self, score_C: Floats, row_C: NDArray[np.int64], k: int) -> Ranking:
@@ -417,3 +402,9 @@ class Searcher:
                 for row, score in zip(row_C[best], score_C[best], strict=True)
             )
         )
+
+
+def _bias(bank: QueryBank | None, embedding_ND: NDArray[np.floating], mix: Mix) -> Floats | None:
+    if bank is None:
+        return None
+    return bank.bias(embedding_ND, name_share=mix.name_share, exemplar_share=mix.exemplar_share)

@@ -122,7 +122,7 @@ def log_release(
     platform: Platform, folder: Path, products: Products, embedding_ND: np.ndarray, epoch: EpochVersion, side: int
 ) -> None:
     run_id = folder.name
-    Searcher.build(products, [embedding_ND], [1.0], cluster_count=4, pull=0.0, rescored=50).save(folder)
+    Searcher.build(products, [embedding_ND], [1.0], cluster_count=4, rescored=50).save(folder)
     manifest = Manifest(
         kind="retrain",
         run_id=run_id,

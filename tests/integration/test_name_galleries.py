@@ -249,7 +249,7 @@ def test_a_refresh_embeds_only_new_names_and_keeps_the_weights(
     assert 0 < sum(step.num_names for step in steps) <= len(new) * len(hybrid.manifest.members)
     assert refreshed.manifest.gallery == hybrid.manifest.gallery
     assert (
-        refreshed.searcher.with_weights(bm25_weight=0.9)
+        refreshed.searcher.with_mix(bm25_weight=0.9)
         .search(refreshed.encode_texts([new[0]]), k=1, texts=[new[0]])[0]
         .hits
     )
@@ -263,7 +263,7 @@ def test_parts_alone_are_the_release_with_weights_of_zero(hybrid: OpenRelease, p
     queries = build_queries(hybrid.products.take(allowed))
     blocks = hybrid.encode_texts([query.text for query in queries])
     found = parts_alone(hybrid.searcher, blocks, queries, allowed=allowed)
-    plain = hybrid.searcher.with_weights(name_share=0, bm25_weight=0)
+    plain = hybrid.searcher.with_mix(name_share=0, bm25_weight=0)
     assert found["pictures alone"][1].map_at_10 == measure(plain, blocks, queries, allowed=allowed).evaluation.map_at_10
 
 

@@ -117,7 +117,7 @@ def test_a_release_answers_a_search_as_the_service_does(
 ) -> None:
     side = clip.side
     pixels = np.stack([fit_square(decode(picture(catalog, key)), side) for key in products.product_id])
-    searcher = Searcher.build(products, [encoder.encode_images(pixels)], [1.0], cluster_count=2, pull=0.0, rescored=50)
+    searcher = Searcher.build(products, [encoder.encode_images(pixels)], [1.0], cluster_count=2, rescored=50)
     folder = tmp_path / "release"
     folder.mkdir()
     searcher.save(folder)

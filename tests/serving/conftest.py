@@ -91,7 +91,7 @@ def make_release(shop: DrawnShop) -> ReleaseMaker:
             chosen_because="the only one",
             created_at="2026-11-20T00:00:00Z",
         )
-        searcher = Searcher.build(products, [embedding_ND], [1.0], cluster_count=4, pull=0.0, rescored=50)
+        searcher = Searcher.build(products, [embedding_ND], [1.0], cluster_count=4, rescored=50)
         # An untrained tower knows no near-duplicates; every fourth product stands for those.
         folded = Spread.of([np.arange(0, len(products), 4)], len(products))
         return OpenRelease(version, manifest, searcher, (encoder,), folded)

@@ -56,7 +56,7 @@ def register_release(platform: Platform, folder: Path, *, seed: int, half: int) 
         num_products=len(products),
     )
     blocks = [ClipEncoder(model).encode_images(pixels)]
-    searcher = Searcher.build(products, blocks, [1.0], cluster_count=3, pull=0.0)
+    searcher = Searcher.build(products, blocks, [1.0], cluster_count=3)
     searcher.save(folder / "release")
     manifest = Manifest(
         kind="retrain",

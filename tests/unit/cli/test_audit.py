@@ -71,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, drawn_catalog: Path) -> Path:
         num_products=len(products),
     )
     embedding_ND = ClipEncoder(model).encode_images(pixels)
-    searcher = Searcher.build(products, [embedding_ND], [1.0], cluster_count=6, pull=0.0, rescored=50)
+    searcher = Searcher.build(products, [embedding_ND], [1.0], cluster_count=6, rescored=50)
     for run_id in ("before", "after"):
         folder = scratch / run_id
         searcher.save(folder)

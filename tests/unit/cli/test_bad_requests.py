@@ -80,7 +80,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pixels = np.random.default_rng(0).integers(0, 256, (3, model.side, model.side, 3), np.uint8)
     embedding_ND = ClipEncoder(model).encode_images(pixels)
-    Searcher.build(products, [embedding_ND], [1.0], cluster_count=1, pull=0.0, rescored=3).save(scratch / "release")
+    Searcher.build(products, [embedding_ND], [1.0], cluster_count=1, rescored=3).save(scratch / "release")
     member = member_of(epoch, model.side)
     manifest = Manifest(
         kind="retrain",

@@ -64,7 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, drawn_catalog: Path) -> Worl
         members.append(member_of(epoch, model.side).model_copy(update={"weight": weight}))
         pixels = pixel_map(products, platform.blobs, side=model.side, scratch=platform.scratch, digest=snapshot)
         blocks.append(ClipEncoder(model).encode_images(np.asarray(pixels)))
-    searcher = Searcher.build(products, blocks, WEIGHTS, cluster_count=4, pull=0.0)
+    searcher = Searcher.build(products, blocks, WEIGHTS, cluster_count=4)
     searcher.save(scratch / "release")
     manifest = Manifest(
         kind="retrain",

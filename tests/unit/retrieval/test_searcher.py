@@ -11,6 +11,7 @@ import pytest
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Product, Products
 from enclip.retrieval.files import EMBEDDINGS, MEANS, PRODUCTS, SETTINGS
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import CLUSTERS, INDEX, PROJECTION, Searcher
 
 FILES = (PRODUCTS, EMBEDDINGS, PROJECTION, INDEX, CLUSTERS, MEANS, SETTINGS)
@@ -27,7 +28,7 @@ def build(shop, *, pull=0.0, rescored=200, cluster_count=6, like=None) -> Search
         shop.blocks,
         shop.weights,
         cluster_count=cluster_count,
-        pull=pull,
+        mix=Mix(pull=pull),
         rescored=rescored,
         like=like,
     )
@@ -134,12 +135,12 @@ def test_clusters_off_is_a_pull_of_zero(shop, searcher):
 
 
 def test_another_pull_shares_everything_else(shop, searcher):
-    pulled = searcher.with_weights(pull=0.6)
+    pulled = searcher.with_mix(pull=0.6)
     assert pulled.index is searcher.index
-    assert searcher.pull == 0
+    assert searcher.mix.pull == 0
     assert pulled.search(shop.queries, k=10) == build(shop, pull=0.6).search(shop.queries, k=10)
     with pytest.raises(ReleaseError, match=r"1\.5"):
-        searcher.with_weights(pull=1.5)
+        searcher.with_mix(pull=1.5)
 
 
 def test_a_product_alone_in_its_cluster_keeps_its_own_score(shop):
@@ -192,7 +193,7 @@ def test_the_ensemble_s_exact_scores_are_the_sum(shop, searcher):
 
 
 def test_one_member_needs_no_projection(shop):
-    single = Searcher.build(shop.products, shop.blocks[:1], [1.0], cluster_count=3, pull=0.1)
+    single = Searcher.build(shop.products, shop.blocks[:1], [1.0], cluster_count=3, mix=Mix(pull=0.1))
     assert single.projection.component_DP is None
     assert len(single.search(shop.queries[:1], k=5)[0].hits) == 5
 
@@ -215,7 +216,7 @@ def test_saved_and_loaded_it_gives_the_same_answers_from_files_alone(shop, tmp_p
     assert loaded.similar("p00002", k=5) == searcher.similar("p00002", k=5)
     assert list(loaded.products) == list(searcher.products)
     assert isinstance(loaded.embedding_ND, np.memmap), "replicas share the embeddings on disk"
-    assert (loaded.pull, loaded.rescored, loaded.weights) == (0.25, 50, shop.weights)
+    assert (loaded.mix.pull, loaded.rescored, loaded.weights) == (0.25, 50, shop.weights)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -263,7 +264,7 @@ def test_a_refresh_keeps_cluster_numbers_and_the_scores_of_old_products(shop):
 
 def test_a_refresh_with_another_ensemble_is_refused(shop, searcher):
     with pytest.raises(ReleaseError, match="cannot be extended"):
-        Searcher.build(shop.products, shop.blocks[:2], [0.5, 0.5], cluster_count=3, pull=0, like=searcher)
+        Searcher.build(shop.products, shop.blocks[:2], [0.5, 0.5], cluster_count=3, like=searcher)
 
 
 def test_many_threads_get_the_answers_of_one(shop, searcher):
@@ -315,17 +316,17 @@ def test_embeddings_that_cannot_be_served_are_refused_by_name(shop):
     broken = shop.blocks[1].copy()
     broken[17, 3] = np.nan
     with pytest.raises(ReleaseError, match=r"Member 1 .*p00017"):
-        Searcher.build(shop.products, [shop.blocks[0], broken], [0.5, 0.5], cluster_count=2, pull=0)
+        Searcher.build(shop.products, [shop.blocks[0], broken], [0.5, 0.5], cluster_count=2)
     with pytest.raises(ReleaseError, match="399 of 400"):
-        Searcher.build(shop.products, [shop.blocks[0][1:]], [1.0], cluster_count=2, pull=0)
+        Searcher.build(shop.products, [shop.blocks[0][1:]], [1.0], cluster_count=2)
     with pytest.raises(ReleaseError, match="Weights"):
-        Searcher.build(shop.products, shop.blocks[:2], [1.5, -0.5], cluster_count=2, pull=0)
+        Searcher.build(shop.products, shop.blocks[:2], [1.5, -0.5], cluster_count=2)
 
 
 def test_no_products_and_products_out_of_order_are_refused(shop):
     empty = Products.from_rows([])
     with pytest.raises(CatalogError, match="no product"):
-        Searcher.build(empty, [np.zeros((0, 4), np.float32)], [1.0], cluster_count=2, pull=0)
+        Searcher.build(empty, [np.zeros((0, 4), np.float32)], [1.0], cluster_count=2)
     backwards = Products.from_rows([Product("a", "", ""), Product("b", "", "")]).take(np.array([1, 0]))
     with pytest.raises(CatalogError, match="order"):
-        Searcher.build(backwards, [np.eye(2, dtype=np.float32)], [1.0], cluster_count=1, pull=0)
+        Searcher.build(backwards, [np.eye(2, dtype=np.float32)], [1.0], cluster_count=1)

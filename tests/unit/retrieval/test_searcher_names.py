@@ -10,6 +10,7 @@ import pytest
 from enclip.errors import ReleaseError
 from enclip.records import Filters, Floats
 from enclip.retrieval.files import SETTINGS
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NAMES, NameIndex, words
 
@@ -39,13 +40,11 @@ def build(shop, name_blocks, *, bm25=False, share=SHARE, weight=BM25, pull=0.0, 
         shop.blocks,
         shop.weights,
         cluster_count=6,
-        pull=pull,
+        mix=Mix(pull=pull, name_share=share, bm25_weight=weight if bm25 else 0.0),
         rescored=rescored,
         like=like,
         name_block_NDs=name_blocks,
-        name_share=share,
         names=NameIndex(shop.products) if bm25 else None,
-        bm25_weight=weight if bm25 else 0.0,
     )
 
 
@@ -134,7 +133,7 @@ def test_what_only_its_words_find_is_found(named_shop, name_blocks):
     """The candidates of the vectors are far too few here; the name's words bring the product in."""
     searcher = build(named_shop, name_blocks, bm25=True, weight=0.9, rescored=10)
     away = [-block[17:18] for block in named_shop.blocks]
-    assert "p00017" not in searcher.with_weights(bm25_weight=0).search(away, k=10, texts=["17"])[0].product_ids
+    assert "p00017" not in searcher.with_mix(bm25_weight=0).search(away, k=10, texts=["17"])[0].product_ids
     assert searcher.search(away, k=10, texts=["17"])[0].product_ids[0] == "p00017"
 
 
@@ -164,7 +163,7 @@ def test_a_filter_takes_products_out_and_moves_no_other_score(named_shop, hybrid
 
 
 def test_a_picture_is_held_against_pictures_whatever_names_weigh(named_shop, name_blocks, hybrid, shop):
-    plain = Searcher.build(shop.products, shop.blocks, shop.weights, cluster_count=6, pull=0.0)
+    plain = Searcher.build(shop.products, shop.blocks, shop.weights, cluster_count=6)
     expected = plain.search(shop.queries, k=10)
     for texts in (None, [None] * 6, ["", " "] * 3):
         answers = hybrid.search(named_shop.queries, k=10, texts=texts)
@@ -177,7 +176,7 @@ def test_a_picture_is_held_against_pictures_whatever_names_weigh(named_shop, nam
 
 def test_words_count_for_as_much_of_a_query_as_they_are(named_shop, hybrid):
     half = hybrid.search(named_shop.queries, k=10, texts=TEXTS, text_shares=[0.5] * 6)
-    weaker = hybrid.with_weights(name_share=SHARE / 2, bm25_weight=BM25 / 2)
+    weaker = hybrid.with_mix(name_share=SHARE / 2, bm25_weight=BM25 / 2)
     assert half == weaker.search(named_shop.queries, k=10, texts=TEXTS)
     none = hybrid.search(named_shop.queries, k=10, texts=TEXTS, text_shares=[0] * 6)
     assert [answer.product_ids for answer in none] == [
@@ -235,13 +234,13 @@ def test_saved_and_loaded_it_gives_the_same_answers_without_a_pickle(named_shop,
         ".faiss",
     }
     loaded = Searcher.load(tmp_path)
-    assert (loaded.name_share, loaded.bm25_weight, loaded.has_names) == (SHARE, BM25, True)
+    assert (loaded.mix.name_share, loaded.mix.bm25_weight, loaded.has_names) == (SHARE, BM25, True)
     assert loaded.search(named_shop.queries, k=30, texts=TEXTS) == hybrid.search(named_shop.queries, k=30, texts=TEXTS)
     np.testing.assert_array_equal(loaded.name_block(1)[NAMELESS[0]], loaded.block(1)[NAMELESS[0]])
 
 
 def test_files_from_before_names_open(shop, tmp_path):
-    plain = Searcher.build(shop.products, shop.blocks, shop.weights, cluster_count=6, pull=0.2)
+    plain = Searcher.build(shop.products, shop.blocks, shop.weights, cluster_count=6, mix=Mix(pull=0.2))
     plain.save(tmp_path)
     settings = json.loads((tmp_path / SETTINGS).read_text())
     (tmp_path / SETTINGS).write_text(
@@ -294,9 +293,9 @@ def test_one_member_alone_answers_as_the_release_does(named_shop, hybrid):
 
 
 def test_weights_of_what_is_not_there_are_refused(shop, by_name):
-    plain = Searcher.build(shop.products, shop.blocks, shop.weights, cluster_count=6, pull=0.0)
+    plain = Searcher.build(shop.products, shop.blocks, shop.weights, cluster_count=6)
     for searcher, weights in ((plain, {"name_share": 0.5}), (by_name, {"bm25_weight": 0.5})):
         with pytest.raises(ReleaseError, match="Names have a weight"):
-            searcher.with_weights(**weights)
+            searcher.with_mix(**weights)
     with pytest.raises(ReleaseError, match=r"1\.5"):
-        by_name.with_weights(name_share=1.5)
+        by_name.with_mix(name_share=1.5)

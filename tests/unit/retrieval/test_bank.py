@@ -1,14 +1,18 @@
 """Query-bank calibration: the posterior by hand, hubs that stop crowding, and the search against its slow oracle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from enclip.errors import ReleaseError
 from enclip.records import Floats, Product, Products
-from enclip.retrieval.calibration import QueryBank
+from enclip.retrieval.bank import BANK, QueryBank
+from enclip.retrieval.clusters import Clusters, firm
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
-DIMS = [16, 24]
+DIMS, WEIGHTS = [16, 24], [0.6, 0.4]
 
 
 def unit(rows: int, width: int, seed: int) -> Floats:
@@ -22,27 +26,29 @@ def products(count: int) -> Products:
 
 def bank(count: int = 50) -> QueryBank:
     texts = [unit(count, dim, seed) for seed, dim in enumerate(DIMS, 100)]
-    return QueryBank.of(texts, np.arange(1, count + 1), sharpness=12.0)
+    pictures = [0.3 * unit(count, dim, seed) for seed, dim in enumerate(DIMS, 200)]
+    return QueryBank.of(texts, pictures, np.arange(1, count + 1), weights=WEIGHTS, sharpness=12.0)
 
 
-def searcher(count: int = 600, *, calibration: float = 0.8, pull: float = 0.0, rescored: int = 50) -> Searcher:
+def searcher(
+    count: int = 600, *, calibration: float = 0.8, pull: float = 0.0, rescored: int = 50, **parts: float
+) -> Searcher:
     return Searcher.build(
         products(count),
         [unit(count, dim, seed) for seed, dim in enumerate(DIMS)],
-        [0.6, 0.4],
+        WEIGHTS,
         cluster_count=8,
-        pull=pull,
+        mix=Mix(pull=pull, calibration=calibration, **parts),
         rescored=rescored,
         bank=bank(),
-        calibration=calibration,
     )
 
 
 def test_the_score_ranks_products_by_the_posterior_of_the_query() -> None:
     text_JD, image_ND = unit(3, 16, 0), unit(5, 16, 1)
     counts = np.array([1, 4, 9])
-    made = QueryBank.of([text_JD], counts, sharpness=7.0)
-    bias_N = made.bias(image_ND.astype(np.float16), [16], [1.0])
+    made = QueryBank.of([text_JD], [text_JD], counts, weights=[1.0], sharpness=7.0)
+    bias_N = made.bias(image_ND.astype(np.float16))
     # By hand: softmax over the bank of 7·cosine + log √count, per product.
     joint_NJ = np.exp(7 * image_ND @ text_JD.T) * np.sqrt(counts)
     posterior_NJ = joint_NJ / joint_NJ.sum(axis=1, keepdims=True)
@@ -64,14 +70,12 @@ def test_a_product_that_resembles_every_query_no_longer_comes_first() -> None:
         [block_ND],
         [1.0],
         cluster_count=1,
-        pull=0.0,
-        bank=QueryBank.of([query_QD], np.ones(30, int), sharpness=20.0),
-        calibration=0.0,
+        bank=QueryBank.of([query_QD], [query_QD], np.ones(30, int), weights=[1.0], sharpness=20.0),
     )
     texts = ["words"] * 30
 
     def first_is_own(calibration: float) -> float:
-        rankings = built.with_weights(calibration=calibration).search([query_QD], k=1, texts=texts)
+        rankings = built.with_mix(calibration=calibration).search([query_QD], k=1, texts=texts)
         return float(np.mean([ranking.product_ids[0] == f"p{row:05d}" for row, ranking in enumerate(rankings)]))
 
     assert first_is_own(1.0) > first_is_own(0.0)
@@ -99,7 +103,9 @@ def test_the_pull_is_toward_the_mean_of_calibrated_scores() -> None:
     clusters = built.clusters.assignment_N
     for scores, ranking in zip(score_QN, built.search(queries, k=200, texts=["a", "b", "c"]), strict=True):
         means = np.array([scores[clusters == cluster].mean() for cluster in range(built.clusters.count)])
-        expected = 0.6 * scores + 0.4 * means[clusters]
+        pulled = 0.6 * scores + 0.4 * means[clusters]
+        is_firm = firm(built.clusters, built.cluster_mean_CD)[clusters]
+        expected = np.where(is_firm, pulled, np.maximum(scores, pulled))
         by_id = {hit.product_id: hit.score for hit in ranking.hits}
         np.testing.assert_allclose([by_id[f"p{row:05d}"] for row in range(200)], expected, atol=1e-4)
 
@@ -114,7 +120,7 @@ def test_a_member_alone_is_calibrated_by_its_own_part_of_the_bank() -> None:
     built = searcher()
     alone = built.member(1)
     assert alone.bias_N is not None and alone.bank is not None
-    np.testing.assert_allclose(alone.bias_N, alone.bank.bias(built.block(1), [DIMS[1]], [1.0]), atol=1e-6)
+    np.testing.assert_allclose(alone.bias_N, alone.bank.bias(built.block(1)), atol=1e-6)
     np.testing.assert_array_equal(alone.bank.text_JD, bank().text_JD[:, 16:])
 
 
@@ -130,23 +136,97 @@ def test_another_share_of_the_names_has_another_bias() -> None:
     named = Searcher.build(
         products(100),
         [unit(100, dim, seed) for seed, dim in enumerate(DIMS)],
-        [0.6, 0.4],
+        WEIGHTS,
         cluster_count=4,
-        pull=0.0,
+        mix=Mix(name_share=0.2, calibration=1.0),
         name_block_NDs=[unit(100, dim, seed) for seed, dim in enumerate(DIMS, 50)],
-        name_share=0.2,
         bank=bank(),
-        calibration=1.0,
     )
-    changed = named.with_weights(name_share=0.7)
+    changed = named.with_mix(name_share=0.7)
     assert changed.bias_N is not None and named.bias_N is not None and changed.bank is not None
-    expected_N = changed.bank.bias(named.embedding_ND, DIMS, [0.6, 0.4], name_share=0.7)
+    expected_N = changed.bank.bias(named.embedding_ND, name_share=0.7)
     np.testing.assert_allclose(changed.bias_N, expected_N)
     assert np.abs(changed.bias_N - named.bias_N).max() > 1e-3
     np.testing.assert_allclose(changed.index.vectors()[:, -1], expected_N)
 
 
 def test_calibration_without_a_bank_is_refused() -> None:
-    built = Searcher.build(products(30), [unit(30, 16, 0)], [1.0], cluster_count=2, pull=0.0)
+    built = Searcher.build(products(30), [unit(30, 16, 0)], [1.0], cluster_count=2)
     with pytest.raises(ReleaseError, match="no bank of queries"):
-        built.with_weights(calibration=0.5)
+        built.with_mix(calibration=0.5)
+
+
+def test_words_move_toward_the_pictures_they_are_meant_by() -> None:
+    made = bank()
+    own_Q = [block[:5].astype(np.float32) for block in np.split(made.text_JD, [16], axis=1)]
+    moved = made.enrich(own_Q, np.array([0.0, 0.5, 0.5, 0.5, 1.0], np.float32))
+    for before, after, exemplars in zip(own_Q, moved, np.split(made.exemplar_JD, [16], axis=1), strict=True):
+        np.testing.assert_array_equal(after[0], before[0])  # a picture, or no share
+        np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-3)
+        toward = np.einsum("qd,qd->q", after, exemplars[:5].astype(np.float32))
+        was = np.einsum("qd,qd->q", before, exemplars[:5].astype(np.float32))
+        assert (toward[1:] > was[1:]).all()
+    sharp = replace(made, sharpness=1_000.0)
+    whole = sharp.enrich(own_Q, np.ones(5, np.float32))
+    np.testing.assert_allclose(whole[0], made.exemplar_JD[:5, :16].astype(np.float32), atol=2e-2)
+
+
+def test_a_text_true_of_many_products_is_broad() -> None:
+    sharp = replace(bank(), sharpness=1_000.0)
+    blocks = [block.astype(np.float32) for block in np.split(sharp.text_JD, [16], axis=1)]
+    breadth_J = sharp.breadth(blocks)
+    np.testing.assert_allclose(breadth_J, np.log1p(np.arange(1, 51)) / np.log1p(50), atol=1e-2)
+
+
+def test_the_pull_spares_narrow_queries() -> None:
+    built = searcher(200, pull=0.5, rescored=200, narrowing=1.0)
+    assert built.bank is not None
+    queries = [unit(6, dim, 21) for dim in DIMS]
+    texts = ["w"] * 6
+    breadth_Q = built.bank.breadth(queries)
+    for query, ranking in enumerate(built.search(queries, k=200, texts=texts)):
+        alike = built.with_mix(narrowing=0.0, pull=0.5 * float(breadth_Q[query]))
+        expected = alike.search([block[query : query + 1] for block in queries], k=200, texts=["w"])[0]
+        assert [hit.score for hit in ranking.hits] == pytest.approx([hit.score for hit in expected.hits], abs=1e-4)
+
+
+def test_a_small_or_loose_cluster_pushes_none_of_its_products_down() -> None:
+    centre_CD, noise_ND = unit(3, 16, 0), unit(90, 16, 1)
+    cluster_N = np.repeat([0, 1, 2], [60, 27, 3])  # tight, loose, small
+    block_ND = np.array([1.0, 0.15, 1.0])[cluster_N, None] * centre_CD[cluster_N] + 0.5 * noise_ND
+    block_ND = (block_ND / np.linalg.norm(block_ND, axis=1, keepdims=True)).astype(np.float32)
+    built = Searcher.build(products(90), [block_ND], [1.0], cluster_count=3)
+    pulled = Searcher(
+        built.products,
+        built.embedding_ND,
+        dims=built.dims,
+        weights=built.weights,
+        projection=built.projection,
+        index=built.index,
+        clusters=Clusters(cluster_N.astype(np.int32), built.clusters.centroid_CP),
+        mix=Mix(pull=0.6),
+        rescored=90,
+    )
+    assert firm(pulled.clusters, pulled.cluster_mean_CD).tolist() == [True, False, False]
+    queries = [unit(20, 16, 2)]
+    own_QN = pulled.exact_scores(queries)
+    change_QN = (
+        np.array(
+            [
+                [{hit.product_id: hit.score for hit in ranking.hits}[f"p{row:05d}"] for row in range(90)]
+                for ranking in pulled.search(queries, k=90)
+            ]
+        )
+        - own_QN
+    )
+    assert change_QN[:, cluster_N > 0].min() > -1e-5
+    assert change_QN[:, cluster_N > 0].max() > 0.01
+    assert change_QN[:, cluster_N == 0].min() < -0.01
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00garbage" * 10])
+def test_a_damaged_bank_is_one_clear_error(tmp_path, content) -> None:
+    searcher().save(tmp_path)
+    (tmp_path / BANK).write_bytes(content)
+    with pytest.raises(ReleaseError, match="bank"):
+        Searcher.load(tmp_path)

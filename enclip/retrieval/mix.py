@@ -1,0 +1,40 @@
+"""What enters a product's score beside the members' cosines, and how much."""
+
+from dataclasses import dataclass, fields
+
+from enclip.errors import ReleaseError
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Weights of the parts of a score, each 0 to 1; 0 leaves a part out. Chosen on *select*.
+
+    Attributes:
+        pull: toward the mean score of the product's cluster, for the broadest query.
+        narrowing: how much less of it a narrow query has: all of the difference in breadth (1), or none (0).
+        name_share: of the name's embedding in a member's score of words.
+        bm25_weight: of BM25 over names in the score of words.
+        calibration: of the bank's bias that comes off the score of words.
+        exemplar_share: of the bank's exemplars in a query in words.
+    """
+
+    pull: float = 0.0
+    narrowing: float = 0.0
+    name_share: float = 0.0
+    bm25_weight: float = 0.0
+    calibration: float = 0.0
+    exemplar_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value <= 1:
+                raise ReleaseError(f"A {field.name} of {value} cannot be used.", remedy="Choose 0 to 1.")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The parts, in order."""
+        return tuple(field.name for field in fields(cls))
+
+
+NOTHING = Mix()

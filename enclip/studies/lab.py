@@ -1,0 +1,231 @@
+"""What studies share: trainings by recipe, fold and seed, and what their epochs make of pictures and words. Cached."""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from enclip.blobs import write_whole
+from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, take_snapshot
+from enclip.models import training
+from enclip.models.bases import load_base
+from enclip.models.checkpoint import load_checkpoint
+from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
+from enclip.models.device import resolve_device
+from enclip.pipeline.bank import BankTexts, bank_texts
+from enclip.pipeline.platform import Platform
+from enclip.pipeline.train import sized, training_rows
+from enclip.pipeline.validate import Validator
+from enclip.recipes import Recipe, TrainRecipe
+from enclip.records import Floats, Products, Split
+from enclip.studies.folds import rotated
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+
+
+class Training(Recipe):
+    """One training that a study asks for; equal ones are run once."""
+
+    recipe: TrainRecipe = Field(description="One instance; `instances` is not read.")
+    fold: int = Field(0, ge=0, description="Which assignment of groups to splits.")
+    share: float = Field(1.0, gt=0, le=1, description="Share of the train split's products that are used.")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A trained epoch: its checkpoint, and its figures on *select* and of the training."""
+
+    training: Training
+    epoch: int
+    folder: Path
+    quality: float  # mAP@10 on select over specific and type queries together
+    figures: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A checkpoint's view of a fold: unit norm, float16."""
+
+    image_ND: NDArray[np.float16]
+    query_QD: NDArray[np.float16]  # the queries of select, then those of gate
+    bank_JD: NDArray[np.float16]
+    name_ND: NDArray[np.float16]
+    sharpness: float
+
+
+class Fold:
+    """The catalog with one assignment of splits: queries, galleries and the bank."""
+
+    def __init__(self, number: int, products: Products) -> None:
+        self.number = number
+        self.products = rotated(products, number)
+        self.select = Validator(self.products, split=Split.SELECT)
+        self.gate = Validator(self.products, split=Split.GATE)
+
+    @cached_property
+    def bank(self) -> BankTexts:
+        """Likely queries, from captions of the train split."""
+        return bank_texts(self.products)
+
+    @property
+    def texts(self) -> list[str]:
+        """All queries in the order of `Embedded.query_QD`."""
+        return [*self.select.texts, *self.gate.texts]
+
+    def of(self, split: Split, embedded: Embedded) -> tuple[Floats, Floats]:
+        """`(query_QD, image_ND)` of one split's queries and gallery."""
+        count = len(self.select.texts)
+        query_QD = embedded.query_QD[:count] if split is Split.SELECT else embedded.query_QD[count:]
+        rows = np.flatnonzero(self.products.split == split)
+        return query_QD.astype(np.float32), embedded.image_ND[rows].astype(np.float32)
+
+
+class Lab:
+    """Trains and embeds on demand; what is done lies in `scratch/studies` by a digest of all that matters.
+
+    A training that was cut off goes on after its last finished epoch.
+    """
+
+    def __init__(self, platform: Platform, *, tell: Tell = log.info) -> None:
+        self._platform = platform
+        self._tell = tell
+        self.snapshot = take_snapshot(platform.catalog, platform.blobs).digest
+        self._products = load_snapshot(platform.blobs, self.snapshot)
+        self._folds: dict[int, Fold] = {}
+        self._root = platform.scratch / "studies" / self.snapshot[:16]
+        self.device = resolve_device("auto")
+
+    @property
+    def num_products(self) -> int:
+        """Products of the catalog."""
+        return len(self._products)
+
+    def fold(self, number: int) -> Fold:
+        """One assignment of splits."""
+        if number not in self._folds:
+            self._folds[number] = Fold(number, self._products)
+        return self._folds[number]
+
+    def train(self, wanted: Training, *, start: Epoch | None = None) -> list[Epoch]:
+        """The epochs of a training, the untuned base first.
+
+        Args:
+            start: train on from this epoch's weights instead of the recipe's base.
+        """
+        folder = self._folder(wanted, start)
+        known = folder / "epochs.json"
+        if known.is_file():
+            return [self._epoch(wanted, folder, row) for row in json.loads(known.read_bytes())]
+        fold = self.fold(wanted.fold)
+        model = self._base(wanted, start)
+        pixels = self.pixels(model)
+        rows = _some(training_rows(fold.products, wanted.recipe), wanted.share, seed=wanted.recipe.seed)
+        found = []
+        for result in training.fit(
+            model,
+            training.TrainingData(products=fold.products, pixels=pixels, rows=rows),
+            sized(wanted.recipe, len(rows)),
+            instance=0,
+            device=self.device,
+            state_dir=folder,
+            validate=lambda trained: _validated(fold.select, trained, pixels),
+        ):
+            found.append(
+                {
+                    "epoch": result.epoch,
+                    "quality": result.metrics["quality"],
+                    "figures": dict(result.metrics),
+                    "seconds": result.seconds,
+                }
+            )
+            self._tell(f"{_name(wanted)}, epoch {result.epoch}: {result.metrics['quality']:.3f} on select")
+        write_whole(known, json.dumps(found).encode())
+        (folder / "state.pt").unlink(missing_ok=True)
+        return [self._epoch(wanted, folder, row) for row in found]
+
+    def embed(self, epoch: Epoch) -> Embedded:
+        """All products, queries, bank texts and names by one epoch."""
+        return self.embed_model(epoch.folder, fold=epoch.training.fold)
+
+    def embed_model(self, checkpoint: Path, *, fold: int) -> Embedded:
+        """The same by a checkpoint."""
+        path = checkpoint / f"embedded-{fold}.npz"
+        names = ("image", "query", "bank", "name", "sharpness")
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                image, query, bank, name, sharpness = (file[key] for key in names)
+            return Embedded(image, query, bank, name, float(sharpness))
+        model = load_checkpoint(checkpoint, device=self.device)
+        world, encoder = self.fold(fold), ClipEncoder(model)
+        made = Embedded(
+            image_ND=embed_pixels(model, self.pixels(model), self.device).astype(np.float16),
+            query_QD=encoder.encode_texts(world.texts).astype(np.float16),
+            bank_JD=encoder.encode_texts(world.bank.texts).astype(np.float16),
+            name_ND=encoder.encode_texts([str(name) for name in world.products.name]).astype(np.float16),
+            sharpness=model.sharpness,
+        )
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            image=made.image_ND,
+            query=made.query_QD,
+            bank=made.bank_JD,
+            name=made.name_ND,
+            sharpness=np.float32(made.sharpness),
+        )
+        write_whole(path, buffer.getvalue())
+        return made
+
+    def pixels(self, model: ClipModel) -> NDArray[np.uint8]:
+        """The catalog's pictures at what the model needs."""
+        side = stored_side(self._products, self._platform.blobs, model.side)
+        return pixel_map(
+            self._products, self._platform.blobs, side=side, scratch=self._platform.scratch, digest=self.snapshot
+        )
+
+    def _base(self, wanted: Training, start: Epoch | None) -> ClipModel:
+        if start is not None:
+            return load_checkpoint(start.folder, device=self.device)
+        return load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
+
+    def _folder(self, wanted: Training, start: Epoch | None) -> Path:
+        # Without defaults: a recipe that gains a field is still the recipe it was.
+        asked = wanted.model_dump(mode="json", exclude_defaults=True)
+        named = [asked, str(start.folder.relative_to(self._root)) if start else ""]
+        return self._root / hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
+
+    def _epoch(self, wanted: Training, folder: Path, row: dict[str, object]) -> Epoch:
+        return Epoch(training=wanted, folder=folder / f"epoch-{row['epoch']:02d}", **row)  # type: ignore[arg-type]
+
+
+def best_of(epochs: Sequence[Epoch]) -> Epoch:
+    """The epoch with the highest quality on *select*, the untuned base left out; the earliest of equals."""
+    return max((epoch for epoch in epochs if epoch.epoch > 0), key=lambda epoch: epoch.quality)
+
+
+def _validated(select: Validator, model: ClipModel, pixels: NDArray[np.uint8]) -> dict[str, float]:
+    score_QN = select.scores(model, pixels)
+    evaluation = select.evaluate(score_QN)
+    return {"quality": select.quality(score_QN), "val_map_at_10": evaluation.map_at_10}
+
+
+def _some(rows: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:
+    if share == 1:
+        return rows
+    chosen = np.random.default_rng(seed).permutation(rows)[: max(2, round(share * len(rows)))]
+    return np.sort(chosen)
+
+
+def _name(wanted: Training) -> str:
+    return f"fold {wanted.fold}, seed {wanted.recipe.seed}, {wanted.recipe.epochs} epochs"
