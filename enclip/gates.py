@@ -51,6 +51,8 @@ class GateEvidence:
             `p_loss` with the policy's tolerance.
         base: against the base before fine-tuning; looked at for a first release.
         best_member: the ensemble against its own best member; `p_loss` with the policy's tolerance.
+        no_clusters, no_bank: the release against itself without its clusters, or without its bank of likely
+            queries; `p_loss` with the policy's tolerance.
         categories: against the champion by category; `p_loss` with the policy's category margin.
         pooled: the same over pools of the categories that are `too_small`: by master category, by names.
         new_categories: categories that the champion's snapshot does not have, and their gate queries.
@@ -64,6 +66,8 @@ class GateEvidence:
     best_of_year: Comparison | None = None
     base: Comparison | None = None
     best_member: Comparison | None = None
+    no_clusters: Comparison | None = None
+    no_bank: Comparison | None = None
     categories: Mapping[str, Comparison] = field(default_factory=dict)
     pooled: Mapping[str, Comparison] = field(default_factory=dict)
     new_categories: Mapping[str, int] = field(default_factory=dict)
@@ -176,6 +180,24 @@ THRESHOLDS: tuple[Threshold, ...] = (
         passes=operator.gt,
         says="Evidence that its best member alone is better: p = {value:.3f}; it must lie above {bound:.3f}.",
         evidence_of=lambda evidence: evidence.best_member,
+    ),
+    Threshold(
+        name="clusters",
+        asks="There is no evidence that its clusters make results irrelevant.",
+        value=lambda evidence: evidence.no_clusters.p_loss if evidence.no_clusters else None,
+        bound=lambda policy: policy.alpha,
+        passes=operator.gt,
+        says="Evidence that it is better without its clusters: p = {value:.3f}; it must lie above {bound:.3f}.",
+        evidence_of=lambda evidence: evidence.no_clusters,
+    ),
+    Threshold(
+        name="bank",
+        asks="There is no evidence that its bank of likely queries makes results irrelevant.",
+        value=lambda evidence: evidence.no_bank.p_loss if evidence.no_bank else None,
+        bound=lambda policy: policy.alpha,
+        passes=operator.gt,
+        says="Evidence that it is better without its bank of queries: p = {value:.3f}; it must lie above {bound:.3f}.",
+        evidence_of=lambda evidence: evidence.no_bank,
     ),
     Threshold(
         name="overfitting",

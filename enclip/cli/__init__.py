@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
-from enclip.cli import audit, catalog, platform, releases, render, search, steps
+from enclip.cli import audit, catalog, platform, releases, render, search, steps, study
 from enclip.errors import EnclipError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Retraining, whole": (steps.retrain, steps.refresh),
     "Retraining, step by step": (steps.snapshot, steps.train, steps.choose, steps.embed, steps.cluster),
     "Releases": (releases.evaluate, releases.gate, releases.promote, releases.rollback, releases.report),
+    "Research": (study.study,),
     "Platform": (platform.up, platform.demo),
 }
 for _panel, _commands in PANELS.items():

@@ -57,6 +57,11 @@ def progress(description: str, total: float | None = None) -> Iterator[Any]:
         yield advance
 
 
+def note(text: str) -> None:
+    """A line on stderr about what is going on."""
+    err.print(plain(text))
+
+
 def plain(text: str) -> str:
     """Text with escapes for what would steer a terminal (control and direction characters) or cannot be written."""
     return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)

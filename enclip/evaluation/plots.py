@@ -98,6 +98,33 @@ def plot_categories(
     return save_figure(figure, path)
 
 
+def plot_gains(
+    path: Path,
+    gains: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    kinds: Sequence[str],
+    title: str,
+) -> Path:
+    """Differences of mAP@10 with their intervals, a row per system and a mark per kind of query.
+
+    Args:
+        gains: system → per kind its (mean, low, high).
+    """
+    figure, axes = _figure(8.0, 1.2 + 0.34 * max(1, len(gains)))
+    axes.axvline(0, color=PALE, linewidth=1)
+    for number, kind in enumerate(kinds):
+        mean, low, high = (np.array([values[number][part] for values in gains.values()]) for part in range(3))
+        place = np.arange(len(gains)) + 0.18 * (number - (len(kinds) - 1) / 2)
+        errors = np.maximum(0, [mean - low, high - mean])
+        axes.errorbar(mean, place, xerr=errors, fmt="o", markersize=5, color=COLOURS[number], label=kind)
+    axes.set_yticks(np.arange(len(gains)), list(gains))
+    axes.invert_yaxis()
+    axes.set_xlabel("difference of mAP@10, 95% interval")
+    axes.set_title(title, loc="left", color=INK, fontweight="bold")
+    axes.legend(frameon=False)
+    return save_figure(figure, path)
+
+
 def plot_clusters(
     path: Path,
     vector_NP: Floats,

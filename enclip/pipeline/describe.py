@@ -40,7 +40,9 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         f"**{gate.summary}**\n",
         f"{manifest.num_products} products, snapshot `{manifest.snapshot[:12]}`, base `{manifest.base}`, "
         f"run `{plan.run_id}`; measured against {against}.\n",
-        f"{manifest.chosen_because} Clusters: {manifest.clusters.count}, pull {manifest.clusters.pull:g}. "
+        f"{manifest.chosen_because} "
+        f"Clusters: {manifest.clusters.chosen_because or manifest.clusters.count} "
+        f"Likely queries: {manifest.bank.chosen_because or 'none.'} "
         f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip()
         + "\n",
         "### Members\n",

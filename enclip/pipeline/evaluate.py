@@ -11,7 +11,7 @@ from enclip.evaluation.metrics import Evaluation, evaluate
 from enclip.evaluation.queries import build_queries, headline_kind, majority_category, of_kind
 from enclip.ledger import best_promoted_since
 from enclip.models.clip import ClipEncoder, embed_pixels
-from enclip.pipeline.gallery import measure, parts_alone, searcher_over
+from enclip.pipeline.gallery import measure, parts_alone, searcher_over, without_bank
 from enclip.pipeline.members import load_member
 from enclip.pipeline.names import encode_names
 from enclip.pipeline.open_release import OpenRelease, open_release
@@ -51,9 +51,12 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
         systems = {
             "challenger": measure(searcher, blocks, queries, allowed=is_gate).evaluation,
             "without clusters": measure(searcher, blocks, queries, allowed=is_gate, use_clusters=False).evaluation,
+            "without bank": measure(without_bank(searcher), blocks, queries, allowed=is_gate).evaluation,
         }
         own = challenger.manifest.gallery.protocol
-        protocols: dict[str, str] = dict.fromkeys(("challenger", "without clusters", "best member", "base"), own)
+        protocols: dict[str, str] = dict.fromkeys(
+            ("challenger", "without clusters", "without bank", "best member", "base"), own
+        )
         for name, (searched, evaluation) in parts_alone(searcher, blocks, queries, allowed=is_gate).items():
             protocols[name], systems[name] = searched, evaluation
         if plan.kind == "retrain":  # a refresh brings no model that could be judged

@@ -84,6 +84,11 @@ def measure(
     return Measured(rankings=tuple(rankings), evaluation=evaluate(queries, rankings))
 
 
+def without_bank(searcher: Searcher) -> Searcher:
+    """The same search by plain cosines: without what the bank of likely queries does to words."""
+    return searcher.with_mix(calibration=0, exemplar_share=0, narrowing=0)
+
+
 def parts_alone(
     searcher: Searcher, query_blocks: Sequence[Floats], queries: Sequence[Query], *, allowed: NDArray[np.bool_]
 ) -> dict[str, tuple[str, Evaluation]]:

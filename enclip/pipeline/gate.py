@@ -101,6 +101,7 @@ def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvi
     def within(chosen: Chosen) -> gates.Comparison | None:
         return against("champion", chosen, policy.category_margin)
 
+    is_refresh = "best member" not in evaluation.systems  # brings nothing that was not judged before
     counts = {str(name): int(np.count_nonzero((category == name) & ~names)) for name in np.unique(category)}
     small = np.isin(category, gates.too_small(counts, policy))
     pools = {
@@ -114,6 +115,8 @@ def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvi
         best_of_year=against("best of the year", headline, policy.tolerance),
         base=against("base", headline, 0.0),
         best_member=against("best member", headline, policy.tolerance),
+        no_clusters=None if is_refresh else against("without clusters", headline, policy.tolerance),
+        no_bank=None if is_refresh else against("without bank", headline, policy.tolerance),
         categories=_present({name: within(~names & (category == name)) for name in counts}),
         pooled=_present(pools),
         new_categories={name: counts.get(name, 0) for name in evaluation.new_categories},

@@ -115,7 +115,8 @@ def _encoded(opened: OpenRelease, products: Products, advance: Advance) -> Texts
 def _by_pictures(searcher: Searcher, allowed: NDArray[np.bool_], texts: Texts, advance: Advance) -> dict[Task, Figures]:
     """Each task by the release's own search, a block of queries at a time."""
     asked = _asked(searcher.products.take(allowed), kagl.TASKS)
-    return {task: _searched(searcher, allowed, texts, task, queries, advance) for task, queries in asked.items()}
+    pictures = searcher.with_mix(name_share=0, bm25_weight=0)
+    return {task: _searched(pictures, allowed, texts, task, queries, advance) for task, queries in asked.items()}
 
 
 def _searched(
@@ -129,7 +130,8 @@ def _searched(
     parts = []
     for start in range(0, len(queries), BLOCK):
         block = queries[start : start + BLOCK]
-        rankings = searcher.search(texts.of([query.text for query in block]), k=CUTOFF, allowed=allowed)
+        asked = [query.text for query in block]
+        rankings = searcher.search(texts.of(asked), k=CUTOFF, texts=asked, allowed=allowed)
         parts.append(kagl.values(block, rankings))
         advance(start + len(block), len(queries), f"queries, {task.title}")
     return kagl.figures(queries, np.concatenate(parts))

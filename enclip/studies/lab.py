@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,6 +151,7 @@ class Lab:
                 }
             )
             self._tell(f"{_name(wanted)}, epoch {result.epoch}: {result.metrics['quality']:.3f} on select")
+        self._log(wanted, folder.name, found)
         write_whole(known, json.dumps(found).encode())
         (folder / "state.pt").unlink(missing_ok=True)
         return [self._epoch(wanted, folder, row) for row in found]
@@ -194,6 +196,24 @@ class Lab:
             self._products, self._platform.blobs, side=side, scratch=self._platform.scratch, digest=self.snapshot
         )
 
+    @cached_property
+    def base_pixels(self) -> NDArray[np.uint8]:
+        """The catalog's pictures as the base `tiny` takes them."""
+        return self.pixels(load_base("tiny", seed=0, device=self.device))
+
+    def _log(self, wanted: Training, name: str, epochs: Sequence[dict[str, Any]]) -> None:
+        """The training as a run in MLflow, its figures by epoch."""
+        registry = self._platform.registry
+        params = {"snapshot": self.snapshot, "fold": wanted.fold, "share": wanted.share}
+        mlflow_run_id = registry.open_run(
+            f"study-training-{name}",
+            kind="study training",
+            params={**params, **wanted.recipe.model_dump(mode="json")},
+        )
+        for epoch in epochs:
+            registry.log_figures(mlflow_run_id, metrics=epoch["figures"], step=epoch["epoch"])
+        registry.close_run(mlflow_run_id)
+
     def _base(self, wanted: Training, start: Epoch | None) -> ClipModel:
         if start is not None:
             return load_checkpoint(start.folder, device=self.device)
@@ -205,8 +225,8 @@ class Lab:
         named = [asked, str(start.folder.relative_to(self._root)) if start else ""]
         return self._root / hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
 
-    def _epoch(self, wanted: Training, folder: Path, row: dict[str, object]) -> Epoch:
-        return Epoch(training=wanted, folder=folder / f"epoch-{row['epoch']:02d}", **row)  # type: ignore[arg-type]
+    def _epoch(self, wanted: Training, folder: Path, row: dict[str, Any]) -> Epoch:
+        return Epoch(training=wanted, folder=folder / f"epoch-{row['epoch']:02d}", **row)
 
 
 def best_of(epochs: Sequence[Epoch]) -> Epoch:

@@ -170,6 +170,7 @@ def test_its_parts_stand_beside_it_and_every_figure_names_its_gallery(platform: 
     assert {system: evaluation.protocol(system) for system in evaluation.systems} == {
         "challenger": "hybrid",
         "without clusters": "hybrid",
+        "without bank": "hybrid",
         "best member": "hybrid",
         "base": "hybrid",
         "pictures alone": "image",

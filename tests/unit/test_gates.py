@@ -72,6 +72,15 @@ def test_the_luck_of_the_best_of_the_year_refuses_nobody() -> None:
     assert judged(replace(GOOD, best_of_year=lucky)).outcome == "promote"
 
 
+@pytest.mark.parametrize(("field", "gate"), [("no_clusters", "clusters"), ("no_bank", "bank")])
+def test_evidence_that_a_part_of_the_score_makes_results_irrelevant_refuses(field, gate):
+    assert judged(replace(GOOD, **{field: replace(SAME, p_loss=0.051)})).outcome == "promote"
+    assert refused_by(judged(replace(GOOD, **{field: replace(SAME, p_loss=0.05)}))) == [gate]
+    few = judged(replace(GOOD, **{field: replace(SAME, p_loss=0.001, num_queries=19)}))
+    assert few.outcome == "promote"
+    assert next(row.verdict for row in few.results if row.gate == gate) == "insufficient"
+
+
 @pytest.mark.parametrize(("field", "gate"), [("best_of_year", "best of the year"), ("best_member", "best member")])
 def test_over_too_few_queries_there_is_no_evidence(field: str, gate: str) -> None:
     few = Comparison(mean=-0.2, low=-0.3, high=-0.1, p_loss=0.0005, num_queries=19)

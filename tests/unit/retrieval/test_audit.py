@@ -128,7 +128,7 @@ def test_errors_in_a_drawn_catalog_are_found_by_a_model_that_learnt_from_them(tm
     from enclip.recipes import TrainRecipe
     from enclip.records import Product, Products, Split
 
-    folder = draw_catalog(tmp_path / "shop", num_products=300, seed=5)
+    folder = draw_catalog(tmp_path / "shop", num_products=240, seed=5)
     with open(folder / "styles.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     pictures = {row["id"]: (folder / "images" / f"{row['id']}.jpg").read_bytes() for row in rows}
@@ -153,12 +153,15 @@ def test_errors_in_a_drawn_catalog_are_found_by_a_model_that_learnt_from_them(tm
     model = load_base("tiny", seed=0, device=cpu)
     pixels = np.stack([fit_square(decode(pictures[product_id]), model.side) for product_id in wrong.product_id])
     data = TrainingData(products=wrong, pixels=pixels, rows=np.arange(len(wrong)))
-    recipe = TrainRecipe(epochs=5, instances=1, batch_size=16)
+    recipe = TrainRecipe(epochs=4, instances=1, batch_size=16)
     epochs = list(fit(model, data, recipe, instance=0, device=cpu, state_dir=tmp_path / "state", validate=lambda _: {}))
     embedding_ND = embed_pixels(load_checkpoint(epochs[-1].folder, device=cpu), pixels, cpu)
 
-    suspects = judge(wrong, embedding_ND.astype(np.float16), count=17)
+    suspects = judge(wrong, embedding_ND.astype(np.float16), count=16)
 
     hits = [one.product_id in ids for one in suspects]
-    assert sum(hits) >= 0.6 * len(ids), f"{sum(hits)} of {len(ids)} found in a list of {len(hits)}"
-    assert np.mean(hits[: 2 * len(ids)]) >= 0.2, "by chance 0.03"
+    told = (
+        f"{sum(hits)} of {len(ids)} in a list of {len(hits)}, {sum(hits[: 3 * len(ids)])} in its first {3 * len(ids)}"
+    )
+    assert sum(hits) >= 0.5 * len(ids), told
+    assert np.mean(hits[: 3 * len(ids)]) >= 0.15, f"{told}; by chance 0.03 are"

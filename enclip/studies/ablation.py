@@ -1,0 +1,32 @@
+"""(d) What do fine-tuning, ensembling, the bank, clusters and product text each add?"""
+
+from enclip.pipeline.gallery import without_bank
+from enclip.retrieval.text import NameIndex
+from enclip.studies.findings import Findings
+from enclip.studies.material import Material
+
+
+def run(material: Material) -> Findings:
+    """From the untrained base to a hybrid with names: a part more in each row. Names never stand with pictures."""
+    members, weights = material.ensemble
+    base = material.lab.train(material.setting.instance(material.world.number, 0))[0]
+    release = material.release.searcher
+    single = material.tuned([material.best_epoch], [1.0]).searcher
+    hybrid = material.tuned(members, weights, names=True).searcher
+    vectors = hybrid.with_mix(bm25_weight=0)
+    gate = material.world.gate
+    names = NameIndex(material.world.products).search(gate.texts, k=10, allowed=material.world.products.split == "gate")
+    systems = {
+        "fine-tuned, best epoch": material.ap(material.scores(material.best_epoch)),
+        "not fine-tuned": material.ap(material.scores(base)),
+        "fine-tuned + bank": material.searched(single.with_mix(pull=0), [material.best_epoch]),
+        "fine-tuned + bank + clusters": material.searched(single, [material.best_epoch]),
+        "ensemble": material.searched(without_bank(release).with_mix(pull=0), members),
+        "ensemble + clusters": material.searched(without_bank(release), members),
+        "ensemble + bank": material.searched(release.with_mix(pull=0), members),
+        "ensemble + bank + clusters": material.searched(release, members),
+        "names: BM25 alone": material.ap_of_rankings(names),
+        "names: vectors of pictures and names": material.searched(vectors, members),
+        "names: hybrid": material.searched(hybrid, members),
+    }
+    return Findings(systems, {"hybrid": {"name share": hybrid.mix.name_share, "BM25 weight": hybrid.mix.bm25_weight}})

@@ -1,0 +1,32 @@
+"""What a study is: its question, what it trains, and over how many folds. One typed definition, saved in its report."""
+
+from pydantic import Field
+
+from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
+from enclip.studies.lab import Training
+
+
+class Setting(Recipe):
+    """The trainings that studies share: a release's instances, and one plain run of the same total."""
+
+    base: str = Field("tiny", description="Base weights of all trainings.")
+    epochs: int = Field(24, ge=1, description="Epochs of each instance of the release.")
+    instances: int = Field(2, ge=1, le=16, description="Instances (seeds) of the release, wholly distinct.")
+    offered: int = Field(3, ge=1, description="Last epochs of each instance that may become members.")
+    folds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Assignments of groups to splits, with seeds.")
+    release: ReleaseRecipe = Field(ReleaseRecipe(min_members=1), description="How the release is chosen on select.")
+
+    def baseline(self, fold: int) -> Training:
+        """One plain cosine run with all of the release's epochs."""
+        return self._training(fold, seed=fold * 100, epochs=self.epochs * self.instances)
+
+    def instance(self, fold: int, number: int) -> Training:
+        """One instance of the release."""
+        return self._training(fold, seed=fold * 100 + number, epochs=self.epochs)
+
+    def little(self, fold: int, share: float) -> Training:
+        """One instance on a share of the train split."""
+        return self.instance(fold, 0).model_copy(update={"share": share})
+
+    def _training(self, fold: int, *, seed: int, epochs: int) -> Training:
+        return Training(recipe=TrainRecipe(base=self.base, epochs=epochs, instances=1, seed=seed), fold=fold)

@@ -1,0 +1,43 @@
+"""(a) Does the release beat one model that was trained as long? The main study."""
+
+from enclip.pipeline.gallery import without_bank
+from enclip.studies.findings import Findings
+from enclip.studies.material import Material
+
+BASELINE, RELEASE, BEST_MEMBER = "plain run, best epoch", "release", "release's best member"
+
+
+def run(material: Material) -> Findings:
+    """The release and its parts beside the best epoch of one plain run with the same total of epochs."""
+    members, weights = material.ensemble
+    tuned = material.release.searcher
+    best = max(range(len(members)), key=lambda row: members[row].quality)
+    last = [epochs[-1 - back] for back in range(5) for epochs in material.instances][:5]
+    alone = tuned.member(best)
+    single = material.tuned([material.best_epoch], [1.0])
+    baseline = material.tuned([material.baseline], [1.0])
+    systems = {
+        BASELINE: material.ap(material.scores(material.baseline)),
+        "plain run, best epoch, with the bank": material.searched(
+            baseline.searcher.with_mix(pull=0), [material.baseline]
+        ),
+        "best epoch of the instances": material.ap(material.scores(material.best_epoch)),
+        "uniform, last five epochs": material.ap(material.weighted(last, [1 / len(last)] * len(last))),
+        "greedy ensemble": material.ap(material.weighted(members, weights)),
+        BEST_MEMBER: material.searched(without_bank(alone), [members[best]]),
+        "release's best member, with the bank": material.searched(alone, [members[best]]),
+        "best epoch as a release": material.searched(single.searcher, [material.best_epoch]),
+        "release without its bank": material.searched(without_bank(tuned), members),
+        "release without clusters": material.searched(tuned.with_mix(pull=0), members),
+        RELEASE: material.searched(tuned, members),
+    }
+    facts = {
+        "release": {
+            "members": ", ".join(
+                f"instance {member.training.recipe.seed % 100} epoch {member.epoch} × {weight:.2f}"
+                for member, weight in zip(members, weights, strict=True)
+            ),
+            **material.release.why,
+        }
+    }
+    return Findings(systems, facts)

@@ -1,0 +1,151 @@
+"""One fold of a setting: its trained epochs as scores, ensembles and releases, all measured on *gate*."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.evaluation.metrics import ap_at_10_of_scores, evaluate, relevance
+from enclip.pipeline.bank import SOFTER
+from enclip.pipeline.tune import Tuned, tune
+from enclip.pipeline.validate import Validator
+from enclip.records import Floats, Ranking, Split
+from enclip.retrieval.bank import QueryBank
+from enclip.retrieval.mix import Mix
+from enclip.retrieval.searcher import Searcher
+from enclip.retrieval.selection import greedy_weights
+from enclip.retrieval.text import NameIndex
+from enclip.studies.definition import Setting
+from enclip.studies.lab import Embedded, Epoch, Lab, best_of
+
+Values = NDArray[np.float64]  # AP@10 of each gate query
+
+
+class Material:
+    """What studies measure, computed once. Every choice is made on *select*."""
+
+    def __init__(self, lab: Lab, setting: Setting, fold: int) -> None:
+        self.lab, self.setting = lab, setting
+        self.world = lab.fold(fold)
+        self._embedded: dict[str, Embedded] = {}
+        self._relevant = {
+            split: relevance(side.queries, side.gallery.product_id) for split, side in self._sides.items()
+        }
+
+    @property
+    def _sides(self) -> dict[Split, Validator]:
+        return {Split.SELECT: self.world.select, Split.GATE: self.world.gate}
+
+    @cached_property
+    def baseline(self) -> Epoch:
+        """The best epoch of one plain run with the release's whole budget."""
+        return best_of(self.lab.train(self.setting.baseline(self.world.number)))
+
+    @cached_property
+    def instances(self) -> list[list[Epoch]]:
+        """The epochs of each instance, without the base."""
+        numbers = range(self.setting.instances)
+        return [self.lab.train(self.setting.instance(self.world.number, number))[1:] for number in numbers]
+
+    @cached_property
+    def candidates(self) -> list[Epoch]:
+        """What may become a member: the last epochs of each instance."""
+        return [epoch for epochs in self.instances for epoch in epochs[-self.setting.offered :]]
+
+    @cached_property
+    def best_epoch(self) -> Epoch:
+        """The best of all the release's epochs."""
+        return best_of(self.candidates)
+
+    def embedded(self, epoch: Epoch) -> Embedded:
+        """What an epoch makes of the fold."""
+        key = str(epoch.folder)
+        if key not in self._embedded:
+            self._embedded[key] = self.lab.embed(epoch)
+        return self._embedded[key]
+
+    def scores(self, epoch: Epoch, split: Split = Split.GATE) -> Floats:
+        """`score_QN` by plain cosine, pictures alone."""
+        query_QD, image_ND = self.world.of(split, self.embedded(epoch))
+        return query_QD @ image_ND.T
+
+    def ap(self, score_QN: Floats, split: Split = Split.GATE) -> Values:
+        """AP@10 of each query; ties by product_id."""
+        return ap_at_10_of_scores(score_QN, self._relevant[split])
+
+    def ap_of_rankings(self, rankings: Sequence[Ranking]) -> Values:
+        """AP@10 of each gate query."""
+        return np.array([result.ap_at_10 for result in evaluate(self.world.gate.queries, rankings).results])
+
+    def greedy(self, candidates: Sequence[Epoch], *, most: int) -> tuple[list[Epoch], list[float]]:
+        """Members and weights by greedy forward selection on *select*."""
+        scores = [self.scores(epoch, Split.SELECT) for epoch in candidates]
+        weights, _ = greedy_weights(
+            scores, lambda total: float(self.ap(total, Split.SELECT).mean()), min_members=1, max_members=most
+        )
+        used = np.flatnonzero(weights).tolist()
+        return [candidates[row] for row in used], [float(weights[row]) for row in used]
+
+    def weighted(self, members: Sequence[Epoch], weights: Sequence[float], split: Split = Split.GATE) -> Floats:
+        """`score_QN` of an ensemble by plain cosines."""
+        total = sum(
+            np.float32(weight) * self.scores(member, split) for member, weight in zip(members, weights, strict=True)
+        )
+        return np.asarray(total, np.float32)
+
+    @cached_property
+    def ensemble(self) -> tuple[list[Epoch], list[float]]:
+        """The release's members and weights."""
+        return self.greedy(self.candidates, most=self.setting.release.max_members)
+
+    @cached_property
+    def release(self) -> Tuned:
+        """The release: its ensemble, with the parts of its score weighed on *select*. Pictures alone."""
+        return self.tuned(*self.ensemble)
+
+    def tuned(self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False) -> Tuned:
+        """A release of these members, as `pipeline.cluster` builds one.
+
+        Args:
+            names: a hybrid, with half of the score of vectors from names.
+        """
+        parts = [self.embedded(member) for member in members]
+        products, bank_texts = self.world.products, self.world.bank
+        bank = QueryBank.of(
+            [part.bank_JD.astype(np.float32) for part in parts],
+            [bank_texts.exemplars(part.image_ND) for part in parts],
+            bank_texts.counts,
+            weights=weights,
+            sharpness=SOFTER * float(np.average([part.sharpness for part in parts], weights=weights)),
+        )
+
+        def build(count: int, mix: Mix) -> Searcher:
+            return Searcher.build(
+                products,
+                [part.image_ND for part in parts],
+                weights,
+                cluster_count=count,
+                mix=mix,
+                rescored=self.setting.release.rescored,
+                bank=bank,
+                name_block_NDs=[part.name_ND for part in parts] if names else (),
+                names=NameIndex(products) if names else None,
+            )
+
+        select = [self.world.of(Split.SELECT, part)[0] for part in parts]
+        mix = Mix(name_share=NAME_SHARE if names else 0.0)
+        return tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
+
+    def searched(self, searcher: Searcher, members: Sequence[Epoch]) -> Values:
+        """AP@10 of each gate query by a release's own search."""
+        queries = [self.world.of(Split.GATE, self.embedded(member))[0] for member in members]
+        rankings = searcher.search(queries, k=10, texts=self.world.gate.texts, allowed=self.allowed(Split.GATE))
+        return self.ap_of_rankings(rankings)
+
+    def allowed(self, split: Split) -> NDArray[np.bool_]:
+        """The products of a split."""
+        return np.asarray(self.world.products.split == split, dtype=bool)
+
+
+NAME_SHARE = 0.7  # chosen on select of fold 0 among 0.3, 0.5, 0.7 and 0.85

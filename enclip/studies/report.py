@@ -1,0 +1,149 @@
+"""Findings of all folds → `NAME.md`, `NAME.json`, `NAME.per_query.csv` and a plot; folds run before are kept."""
+
+import json
+import platform as machine
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from enclip.blobs import write_whole
+from enclip.evaluation.plots import plot_gains
+from enclip.evaluation.report import Cell, markdown_table
+from enclip.pipeline.snapshot import git_commit
+from enclip.studies.compare import Gain, gain, means
+from enclip.studies.definition import Setting
+from enclip.studies.findings import Fact
+
+ABOUT = ("fold", "query_id", "kind", "category", "num_relevant")
+KINDS = ("specific", "type")
+
+
+class Report:
+    """The report of one study in a folder."""
+
+    def __init__(self, folder: Path, name: str, *, title: str, setting: Setting, snapshot: str) -> None:
+        self._folder, self._name, self._title = folder, name, title
+        self._about: dict[str, Any] = {
+            "study": name,
+            "question": title,
+            "setting": setting.model_dump(mode="json", exclude={"folds"}),
+            "snapshot": snapshot,
+        }
+        self._wanted = setting.folds
+        known = self._known()
+        self.per_query: pd.DataFrame = known[0] if known else pd.DataFrame(columns=list(ABOUT))
+        self.facts: dict[str, dict[str, Fact]] = known[1] if known else {}
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that are in it."""
+        return sorted(int(fold) for fold in self.per_query["fold"].unique())
+
+    def add(self, fold: int, rows: pd.DataFrame, facts: Mapping[str, Fact]) -> None:
+        """Put a fold in, in the place of what it said before."""
+        others = self.per_query[self.per_query["fold"] != fold]
+        self.per_query = rows if others.empty else pd.concat([others, rows], ignore_index=True)
+        self.per_query = self.per_query.sort_values(["fold", "query_id"], ignore_index=True)
+        self.facts[str(fold)] = dict(facts)
+
+    def write(self, *, headlines: Mapping[str, tuple[str, str]]) -> list[Path]:
+        """Write all files; the paths.
+
+        Args:
+            headlines: key of the JSON → (ours, theirs), a gain on specific queries that bars are set on.
+        """
+        systems = [str(column) for column in self.per_query.columns if column not in ABOUT]
+        figures = means(self.per_query, systems)
+        gains = {
+            system: {kind: gain(self.per_query, system, systems[0], kind=kind) for kind in self._kinds()}
+            for system in systems[1:]
+        }
+        document: dict[str, Any] = {
+            **self._about,
+            "folds": self.folds,
+            "git_commit": git_commit(),
+            "machine": machine.machine(),
+            "compared_with": systems[0],
+            "systems": figures,
+            "gains": {name: {kind: _dict(value) for kind, value in kinds.items()} for name, kinds in gains.items()},
+            "facts": self.facts,
+        }
+        named = {key: gain(self.per_query, *pair) for key, pair in headlines.items()}
+        document |= {key: _dict(value) for key, value in named.items()}
+        csv, picture = f"{self._name}.per_query.csv", f"{self._name}.png"
+        write_whole(self._folder / csv, self.per_query.to_csv(index=False).encode())
+        write_whole(self._folder / f"{self._name}.json", (json.dumps(document, indent=2) + "\n").encode())
+        plot_gains(
+            self._folder / picture,
+            {name: [(value.mean, value.low, value.high) for value in kinds.values()] for name, kinds in gains.items()},
+            kinds=self._kinds(),
+            title=f"mAP@10 against: {systems[0]}",
+        )
+        text = self._markdown(figures, gains, {key: (*headlines[key], value) for key, value in named.items()}, picture)
+        write_whole(self._folder / f"{self._name}.md", text.encode())
+        return [self._folder / file for file in (f"{self._name}.md", f"{self._name}.json", csv, picture)]
+
+    def _markdown(
+        self,
+        figures: Mapping[str, Mapping[str, float]],
+        gains: Mapping[str, Mapping[str, Gain]],
+        headlines: Mapping[str, tuple[str, str, Gain]],
+        picture: str,
+    ) -> str:
+        kinds = self._kinds()
+        counts = self.per_query.groupby("kind").size()
+        rows: list[list[Cell]] = []
+        for name, values in figures.items():
+            found = [str(gains[name][kind]) if name in gains else "" for kind in kinds]
+            rows.append([name, *(values[kind] for kind in kinds), *found])
+        setting = self._about["setting"]
+        missing = sorted(set(self._wanted) - set(self.folds))
+        parts = [
+            f"# {self._title}\n",
+            f"Study `{self._name}`; made by `enclip study {self._name}`. Base `{setting['base']}`, "
+            f"{setting['instances']} instances of {setting['epochs']} epochs, against one plain cosine run of "
+            f"{setting['instances'] * setting['epochs']}. Folds {', '.join(map(str, self.folds))}, each with its own "
+            "seeds; every choice was made on *select*, every figure is of *gate*: "
+            + ", ".join(f"{counts[kind]} {kind} queries" for kind in kinds)
+            + ". Means over folds of means over queries; 95% intervals resample folds and, as pairs, queries.\n",
+        ]
+        if missing:
+            parts.append(
+                f"**Folds {', '.join(map(str, missing))} have not been run yet**: with {len(self.folds)} of "
+                f"{len(self.folds) + len(missing)} folds the intervals know little of how seeds and splits differ.\n"
+            )
+        for key, (ours, theirs, value) in headlines.items():
+            parts.append(f"- `{key}`: {ours} − {theirs}, specific queries: **{value}**")
+        header = ("system", *kinds, *(f"{kind}, gain" for kind in kinds))
+        parts += ["", markdown_table(header, rows), f"![Gains]({picture})\n"]
+        for fold, facts in sorted(self.facts.items()):
+            if facts:
+                parts += [f"## Fold {fold}\n", _facts_table(facts)]
+        return "\n".join(parts)
+
+    def _kinds(self) -> list[str]:
+        return [kind for kind in KINDS if (self.per_query["kind"] == kind).any()]
+
+    def _known(self) -> tuple[pd.DataFrame, dict[str, dict[str, Fact]]] | None:
+        """What an earlier run of the very same study has written."""
+        path, rows = self._folder / f"{self._name}.json", self._folder / f"{self._name}.per_query.csv"
+        if not (path.is_file() and rows.is_file()):
+            return None
+        document = json.loads(path.read_bytes())
+        if any(document.get(key) != value for key, value in self._about.items()):
+            return None
+        return pd.read_csv(rows, keep_default_na=False), document["facts"]
+
+
+def _facts_table(facts: Mapping[str, Fact]) -> str:
+    columns = list(dict.fromkeys(column for fact in facts.values() for column in fact))
+    rows: Sequence[Sequence[Any]] = [
+        [name, *(fact.get(column, "") for column in columns)] for name, fact in facts.items()
+    ]
+    return markdown_table(("", *columns), rows)
+
+
+def _dict(value: Gain) -> dict[str, float | int]:
+    return {"mean": value.mean, "low": value.low, "high": value.high, "seeds": value.seeds}
