@@ -99,11 +99,11 @@ def evaluation_of(platform: Platform, run_id: str) -> EvaluationStep:
 
 def test_the_manifest_says_what_was_chosen_and_why(platform: Platform, hybrid: OpenRelease) -> None:
     gallery = hybrid.manifest.gallery
-    assert (gallery.protocol, gallery.name_share) == ("hybrid", hybrid.searcher.name_share)
+    assert (gallery.protocol, gallery.name_share) == ("hybrid", hybrid.searcher.mix.name_share)
     assert gallery.name_share in (0.3, 0.6)
-    assert gallery.bm25_weight == hybrid.searcher.bm25_weight
+    assert gallery.bm25_weight == hybrid.searcher.mix.bm25_weight
     assert "on select (0.3: " in gallery.chosen_because
-    assert "BM25 weight" in gallery.chosen_because
+    assert f"weight {gallery.bm25_weight:g}: " in gallery.chosen_because
     assert RunFolder(platform.blobs, "hybrid").read("choose", ChoiceStep).gallery.name_share == gallery.name_share
 
 

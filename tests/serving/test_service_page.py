@@ -239,7 +239,7 @@ def test_an_open_page_notices_another_release(open_page, start_service, make_rel
 def test_the_api_s_page_says_what_the_api_takes(open_page, screenshots: Path) -> None:
     page = open_page("/docs")
     search = page.locator(".operation", has_text="/v1/search")
-    expect(search.locator("tbody tr")).to_have_count(8)
+    expect(search.locator("tbody tr")).to_have_count(9)
     expect(search).to_contain_text("at most 1000 characters")
     expect(search).to_contain_text("at most 50 values")
     expect(page.locator(".operation")).to_have_count(7)
