@@ -1,12 +1,13 @@
 """A source → catalog rows: a folder, an S3 prefix or a Hugging Face data set, with other column names if need be.
 
-The layout that users download is `styles.csv` beside `images/<id>.jpg`.
+The layout that users download is `styles.csv` beside `images/<id>.jpg`; a folder of pictures sorted into
+sub-folders by label (`catalog/labelled.py`) needs no table.
 """
 
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from typing import IO, Any, Protocol
 from enclip.blobs import s3_client
 from enclip.catalog.columns import MAX_SHOWN, RawRow, columns_of, find_columns, image_names, read_table, to_row
 from enclip.catalog.images import MAX_BYTES
+from enclip.catalog.labelled import labelled_rows, labels_of
 from enclip.catalog.rows import CsvTable
 from enclip.errors import CatalogError, ImageError, StoreError
 from enclip.records import Rejection
@@ -46,9 +48,12 @@ class CatalogSource(Protocol):
 def open_source(source: str, *, mapping: Mapping[str, str] | None = None, s3_endpoint_url: str = "") -> CatalogSource:
     """The source at a folder or CSV path, at `s3://bucket/prefix`, or of `hf:NAME`.
 
+    A folder without `styles.csv` is one of labelled pictures, where it has sub-folders with pictures.
+
     Args:
         source: the place.
-        mapping: field (`name`, `image`, `article_type` or `articleType` …) → the column that holds it.
+        mapping: field (`name`, `image`, `article_type` or `articleType` …) → the column that holds it; only
+            a table has columns.
         s3_endpoint_url: an S3-compatible endpoint; "" for AWS.
 
     Raises:
@@ -63,14 +68,18 @@ def open_source(source: str, *, mapping: Mapping[str, str] | None = None, s3_end
         return S3Source(bucket, path.strip("/"), columns, endpoint_url=s3_endpoint_url)
     if source.startswith("hf:"):
         return HuggingFaceSource(source.removeprefix("hf:"), columns)
-    return FolderSource(Path(source.removeprefix("file://")), columns)
+    path = Path(source.removeprefix("file://"))
+    return FolderSource(path, columns) if mapping else _labelled(path) or FolderSource(path, columns)
 
 
 class FolderSource:
     """A folder with `styles.csv` and `images/`; the path may name the CSV file itself."""
 
     def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
-        remedy = f"Name a folder with {CATALOG_FILE} and images/<id>.jpg, or the CSV file itself."
+        remedy = (
+            f"Name a folder with {CATALOG_FILE} and images/<id>.jpg, the CSV file itself, or a folder of pictures "
+            "sorted into sub-folders by label (LABEL/picture.jpg)."
+        )
         try:
             path = path.expanduser().absolute()
             self._file = path if path.suffix.lower() in (".csv", ".tsv") else path / CATALOG_FILE
@@ -114,6 +123,40 @@ class FolderSource:
             raise CatalogError(
                 f"Cannot read {self._file}: {error.strerror}.", remedy="Check that it may be read."
             ) from error
+
+
+class LabelledSource:
+    """A folder of pictures in sub-folders that are called by their label, the layout of image classification."""
+
+    def __init__(self, root: Path, labels: Sequence[str]) -> None:
+        self._root, self._labels = root, labels
+
+    @property
+    def name(self) -> str:
+        return str(self._root)
+
+    def num_rows(self) -> int | None:
+        return sum(1 for _ in self.rows())
+
+    def rows(self) -> Iterator[RawRow | Rejection]:
+        yield from labelled_rows(self._root, self._labels)
+
+    def image(self, row: RawRow) -> bytes:
+        data = _picture_in(self._root, row.image)
+        if data is None:
+            raise ImageError(f"There is no picture {row.image}.")
+        return data
+
+
+def _labelled(path: Path) -> LabelledSource | None:
+    """The labelled pictures of a folder that has no table; None where it has one, or no label."""
+    try:
+        root = Path(os.path.realpath(path.expanduser()))
+        # lexists: a table that is no file, or cannot be read, is an error and not a folder without one.
+        labels = [] if os.path.lexists(root / CATALOG_FILE) or not root.is_dir() else labels_of(root)
+    except (OSError, RuntimeError, ValueError):
+        return None  # what is wrong with the place is for `FolderSource` to say
+    return LabelledSource(root, labels) if labels else None
 
 
 class S3Source:

@@ -14,7 +14,11 @@ LISTED = 20  # rows set aside that a terminal shows; --json has more
 
 def ingest(
     source: Annotated[
-        str, typer.Argument(help="A folder with styles.csv and images/, s3://bucket/prefix, or hf:NAME.")
+        str,
+        typer.Argument(
+            help="A folder with styles.csv and images/, a folder of pictures in sub-folders by label "
+            "(LABEL/picture.jpg), s3://bucket/prefix, or hf:NAME."
+        ),
     ],
     map: Annotated[str, typer.Option("--map", help="Other column names: name=title,image=file.")] = "",
     mode: Annotated[
@@ -32,8 +36,11 @@ def ingest(
     Rows that cannot be used are set aside and counted; the exit status stays 0. Running again goes on
     where it stopped: products that are in already are recognised by their content.
 
-    Examples: `enclip ingest ./shop` · `enclip ingest s3://shop/feed --mode full` ·
-    `enclip ingest ./shop --map name=title,image=file`
+    Of labelled pictures the sub-folder's name is the articleType, and the words of the file's name are the
+    product's.
+
+    Examples: `enclip ingest ./shop` · `enclip ingest ./labelled-pictures` ·
+    `enclip ingest s3://shop/feed --mode full` · `enclip ingest ./shop --map name=title,image=file`
     """
     from enclip.pipeline.ingest import ingest_source
 
