@@ -68,8 +68,8 @@ def open_source(source: str, *, mapping: Mapping[str, str] | None = None, s3_end
         return S3Source(bucket, path.strip("/"), columns, endpoint_url=s3_endpoint_url)
     if source.startswith("hf:"):
         return HuggingFaceSource(source.removeprefix("hf:"), columns)
-    path = Path(source.removeprefix("file://"))
-    return FolderSource(path, columns) if mapping else _labelled(path) or FolderSource(path, columns)
+    folder = Path(source.removeprefix("file://"))
+    return FolderSource(folder, columns) if mapping else _labelled(folder) or FolderSource(folder, columns)
 
 
 class FolderSource:
