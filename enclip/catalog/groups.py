@@ -36,6 +36,7 @@ BANDS, BAND_BITS = 3, 21
 # same product re-shot, and the largest chain has 11 products; at 0.85 and 6 one chain swallows 200 shoes.
 MIN_CORRELATION = 0.95
 MAX_COLOUR_DIFFERENCE = 4.0
+COMPARED = 256  # pictures compared at a time, at 7.5 KB each: the candidates of one product grow with the catalog
 
 
 class KeyKind(IntEnum):
@@ -125,8 +126,14 @@ def near_identical(thumb: bytes, candidates: Sequence[bytes]) -> NDArray[np.bool
     Both must hold: the detail (what is left after subtracting each pixel's neighbourhood) correlates at
     0.95 or more, and colours differ by at most 4 levels of 255 on average.
     """
-    if not candidates:
-        return np.zeros(0, dtype=bool)
+    similar = np.zeros(len(candidates), dtype=bool)
+    for start in range(0, len(candidates), COMPARED):
+        end = start + COMPARED
+        similar[start:end] = _near_identical(thumb, candidates[start:end])
+    return similar
+
+
+def _near_identical(thumb: bytes, candidates: Sequence[bytes]) -> NDArray[np.bool_]:
     thumbs = np.frombuffer(thumb + b"".join(candidates), np.uint8).reshape(-1, THUMB_SIZE[1], THUMB_SIZE[0], 3)
     colours = thumbs.astype(np.float32)
     difference = np.abs(colours[1:] - colours[0]).mean(axis=(1, 2, 3))

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypeVar
 
 from enclip.blobs import Blobs
 from enclip.catalog.assign import assign_places
@@ -28,6 +28,7 @@ MAX_VANISH = 0.2
 MAX_LISTED = 1000  # rejections kept in the report; all of them are counted
 
 Progress = Callable[[int, int | None], None]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,12 @@ class _Ids:
     def __contains__(self, product_id: str) -> bool:
         return self._ask("SELECT 1 FROM ids WHERE id = ?", product_id).fetchone() is not None
 
-    def _ask(self, statement: str, product_id: str) -> sqlite3.Cursor:
+    def __iter__(self) -> Iterator[str]:
+        return (product_id for (product_id,) in self._ask("SELECT id FROM ids"))
+
+    def _ask(self, statement: str, *values: str) -> sqlite3.Cursor:
         try:
-            return self._database.execute(statement, (product_id,))
+            return self._database.execute(statement, values)
         except sqlite3.Error as error:
             raise StoreError(
                 f"The ids of this ingest cannot be kept: {first_line(error)}.",
@@ -215,19 +219,20 @@ def _look(source: CatalogSource, blobs: Blobs, row: RawRow, known: Known | None)
 def _withdraw_absent(
     source: CatalogSource, store: CatalogStore, seen: _Ids, wanted: frozenset[str], allow_vanish: bool
 ) -> int:
-    in_scope, absent = 0, []
-    for product in store.carried_by(source.name):
-        if in_categories(product, wanted):
-            in_scope += 1
-            if product.product_id not in seen:
-                absent.append(product.product_id)
-    if len(absent) > MAX_VANISH * in_scope and not allow_vanish:
-        raise CatalogError(
-            f"{len(absent)} of {in_scope} products of {source.name} would vanish, more than {MAX_VANISH:.0%}; "
-            "what came in stays in, and nothing was withdrawn.",
-            remedy="If the source is complete, run again with --allow-vanish.",
-        )
-    return store.withdraw(absent)
+    in_scope = num_absent = 0
+    with closing(_Ids()) as absent:
+        for product in store.carried_by(source.name):
+            if in_categories(product, wanted):
+                in_scope += 1
+                if product.product_id not in seen:
+                    num_absent += absent.add(product.product_id)
+        if num_absent > MAX_VANISH * in_scope and not allow_vanish:
+            raise CatalogError(
+                f"{num_absent} of {in_scope} products of {source.name} would vanish, more than {MAX_VANISH:.0%}; "
+                "what came in stays in, and nothing was withdrawn.",
+                remedy="If the source is complete, run again with --allow-vanish.",
+            )
+        return sum(store.withdraw(batch) for batch in _batches(iter(absent)))
 
 
 def _one_ahead(started: Iterator[list[Future[_Outcome]]]) -> Iterator[list[Future[_Outcome]]]:
@@ -238,6 +243,6 @@ def _one_ahead(started: Iterator[list[Future[_Outcome]]]) -> Iterator[list[Futur
         yield current
 
 
-def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
-    while batch := list(islice(rows, BATCH)):
+def _batches(values: Iterator[Value]) -> Iterator[list[Value]]:
+    while batch := list(islice(values, BATCH)):
         yield batch

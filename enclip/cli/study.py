@@ -9,9 +9,13 @@ from enclip.cli.options import platform
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="ensemble, clusters, size, ablation, fusion or cost.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="ensemble, clusters, size, ablation, fusion, low-quality, little-data, bases or cost."),
+    ],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each instance; one plain run has all of them.")] = 24,
     instances: Annotated[int, typer.Option(min=1, max=16, help="Instances of the release.")] = 2,
+    base: Annotated[str, typer.Option(help="Base weights of all trainings; local-dir:PATH for a folder.")] = "tiny",
     fold: Annotated[list[int] | None, typer.Option(min=0, help="Only this fold; may be repeated.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs/reports"),
 ) -> None:
@@ -25,7 +29,7 @@ def study(
     from enclip.studies.definition import Setting
     from enclip.studies.run import run_study
 
-    setting = Setting(epochs=epochs, instances=instances)
+    setting = Setting(base=base, epochs=epochs, instances=instances)
     paths = run_study(platform(), name, setting, folds=fold or setting.folds, folder=folder, tell=render.note)
     for path in paths:
         typer.echo(path)

@@ -125,6 +125,37 @@ def plot_gains(
     return save_figure(figure, path)
 
 
+def plot_levels(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]], *, title: str) -> Path:
+    """mAP@10 by level, a panel per way and a line per system; panels share their height.
+
+    Args:
+        panels: way → system → (level, mAP@10) in order; the same levels for all systems of a panel.
+    """
+    figure = Figure(figsize=(1.4 + 2.9 * max(1, len(panels)), 3.8), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, (way, lines) in zip(
+        figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0], panels.items(), strict=False
+    ):
+        _plain(axes)
+        for number, (label, points) in enumerate(lines.items()):
+            axes.plot(
+                [level for level, _ in points],
+                [value for _, value in points],
+                marker="o",
+                markersize=5,
+                linewidth=2,
+                color=COLOURS[number % len(COLOURS)],
+                label=label,
+            )
+        axes.set_xlabel(way)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(axis="x", labelsize=8)
+    figure.axes[0].set_ylabel("mAP@10")
+    figure.axes[0].legend(frameon=False, loc="lower left", fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontweight="bold")
+    return save_figure(figure, path)
+
+
 def plot_clusters(
     path: Path,
     vector_NP: Floats,
@@ -201,11 +232,15 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def]
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes) -> None:  # type: ignore[no-untyped-def]
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.tick_params(colors=INK, length=0)
-    return figure, axes
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

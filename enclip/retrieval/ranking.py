@@ -29,6 +29,24 @@ def top(score_N: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     return rows[order(score_N[rows], rows)[:k]]
 
 
+def of_candidates(
+    score_C: NDArray[np.floating],
+    row_C: NDArray[np.int64],
+    product_ids: NDArray[np.object_],
+    *,
+    k: int,
+    cluster_N: NDArray[np.int32],
+) -> Ranking:
+    """The best k of C candidates, in the order above, each with its cluster."""
+    best = order(score_C, row_C)[:k]
+    return Ranking(
+        tuple(
+            Hit(str(product_ids[row]), round(float(score), DECIMALS), int(cluster_N[row]))
+            for row, score in zip(row_C[best], score_C[best], strict=True)
+        )
+    )
+
+
 def rank(score_QN: NDArray[np.floating], product_ids: Sequence[str] | NDArray[np.object_], *, k: int) -> list[Ranking]:
     """The best k products per row of exact scores, without an index: candidates on *select*, baselines.
 

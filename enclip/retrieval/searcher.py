@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.errors import CatalogError, QueryError, ReleaseError
-from enclip.records import Filters, Floats, Hit, Products, Ranking
+from enclip.records import Filters, Floats, Products, Ranking
 from enclip.retrieval import fusion, ranking
 from enclip.retrieval.bank import BANK, QueryBank
 from enclip.retrieval.blocks import fit_projection, joined
@@ -199,7 +199,8 @@ class Searcher:
             score_C = self._scores(query_QD[query], float(bias_Q[query]), row_C, float(pull_Q[query]))
             if match_N is not None:
                 score_C = fusion.blend(score_C, match_N[row_C], weight)
-            rankings.append(self._ranking(score_C, row_C, k))
+            ids, cluster_N = self.products.product_id, self.clusters.assignment_N
+            rankings.append(ranking.of_candidates(score_C, row_C, ids, k=k, cluster_N=cluster_N))
         return rankings
 
     def similar(
@@ -286,10 +287,6 @@ class Searcher:
             changed._mean_bias_C = cluster_means(bias_N[:, None], self.clusters)[:, 0]
             changed.index = FlatIndex.build(with_column(self.index.vectors()[:, :-1], bias_N))
         return changed
-
-    def member_scores(self, member: int, query_QD: Floats) -> Floats:
-        """`score_QN` of one member, exact, over all products."""
-        return fusion.member_scores(query_QD, self.block(member))
 
     def exact_scores(
         self, query_QDs: Sequence[Floats], rows: NDArray[np.int64] | None = None, *, texts: Texts | None = None
@@ -389,19 +386,6 @@ class Searcher:
             pulled_C = (1 - pull) * score_C + pull * mean_C[place_C]
             score_C = np.where(self._firm_C[found][place_C], pulled_C, np.maximum(score_C, pulled_C))
         return np.asarray(score_C, np.float32)
-
-    def _ranking(self, score_C: Floats, row_C: NDArray[np.int64], k: int) -> Ranking:
-        best = ranking.order(score_C, row_C)[:k]
-        return Ranking(
-            tuple(
-                Hit(
-                    str(self.products.product_id[row]),
-                    round(float(score), ranking.DECIMALS),
-                    int(self.clusters.assignment_N[row]),
-                )
-                for row, score in zip(row_C[best], score_C[best], strict=True)
-            )
-        )
 
 
 def _bias(bank: QueryBank | None, embedding_ND: NDArray[np.floating], mix: Mix) -> Floats | None:

@@ -20,6 +20,8 @@ from enclip.standalone.processes import Service
 
 USER = "admin"
 DAGS = Path(__file__).parents[2] / "dags"
+# Airflow's own command line can miss SIGTERM; see there.
+RUN_AIRFLOW = Path(__file__).parents[2] / "infra/run_airflow.py"
 MIGRATION_TIMEOUT_S = 300.0
 
 
@@ -116,4 +118,4 @@ def _log(settings: Settings, name: str) -> Path:
 
 
 def _airflow(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "airflow", *arguments)
+    return (sys.executable, str(RUN_AIRFLOW), *arguments)

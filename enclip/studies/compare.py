@@ -30,9 +30,9 @@ def gain(
 
     Resampled twice: folds with replacement, and within each of them its queries, as pairs. With one fold
     the interval speaks of that fold's queries alone. Deviations over queries are widened as in
-    `evaluation.intervals`.
+    `evaluation.intervals`. A fold that lacks one of the two does not count.
     """
-    chosen = per_query[per_query["kind"] == kind]
+    chosen = per_query[per_query["kind"] == kind].dropna(subset=[ours, theirs])
     folds = [(part[ours] - part[theirs]).to_numpy(float) for _, part in chosen.groupby("fold")]
     mean = float(np.mean([differences.mean() for differences in folds]))
     rng = np.random.default_rng(0)

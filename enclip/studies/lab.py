@@ -32,6 +32,7 @@ from enclip.studies.folds import rotated
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
+CHANGED_AT_ONCE = 1024  # pictures: more would take memory by the gigabyte
 
 
 class Training(Recipe):
@@ -188,6 +189,28 @@ class Lab:
         )
         write_whole(path, buffer.getvalue())
         return made
+
+    def embed_changed(
+        self, epoch: Epoch, split: Split, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], *, name: str
+    ) -> Floats:
+        """`image_GD` of one split's pictures after a change to their stored pixels: unit norm, float32.
+
+        Args:
+            change: uint8 `[n, S, S, 3]` → the same shape, each picture by itself.
+            name: of the change, for a file's name: what is cached is known by it.
+        """
+        fold = epoch.training.fold
+        path = epoch.folder / f"embedded-{fold}-{split}-{name}.npy"
+        if not path.is_file():
+            model = load_checkpoint(epoch.folder, device=self.device)
+            pixels, rows = self.pixels(model), np.flatnonzero(self.fold(fold).products.split == split)
+            parts = [rows[start : start + CHANGED_AT_ONCE] for start in range(0, len(rows), CHANGED_AT_ONCE)]
+            made = [embed_pixels(model, change(pixels[part]), self.device).astype(np.float16) for part in parts]
+            buffer = io.BytesIO()
+            np.save(buffer, np.concatenate(made), allow_pickle=False)
+            write_whole(path, buffer.getvalue())
+        image_GD: NDArray[np.float16] = np.load(path, allow_pickle=False)
+        return image_GD.astype(np.float32)
 
     def pixels(self, model: ClipModel) -> NDArray[np.uint8]:
         """The catalog's pictures at what the model needs."""

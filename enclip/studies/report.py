@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from enclip.blobs import write_whole
-from enclip.evaluation.plots import plot_gains
+from enclip.evaluation.plots import plot_gains, plot_levels
 from enclip.evaluation.report import Cell, markdown_table
 from enclip.pipeline.snapshot import git_commit
 from enclip.studies.compare import Gain, gain, means
@@ -18,6 +18,7 @@ from enclip.studies.findings import Fact
 
 ABOUT = ("fold", "query_id", "kind", "category", "num_relevant")
 KINDS = ("specific", "type")
+Levels = Mapping[str, Mapping[str, Sequence[tuple[str, str]]]]  # panel → line → (label of a level, system)
 
 
 class Report:
@@ -45,14 +46,17 @@ class Report:
         """Put a fold in, in the place of what it said before."""
         others = self.per_query[self.per_query["fold"] != fold]
         self.per_query = rows if others.empty else pd.concat([others, rows], ignore_index=True)
-        self.per_query = self.per_query.sort_values(["fold", "query_id"], ignore_index=True)
+        # A system that only the fold's earlier version had is gone.
+        self.per_query = self.per_query.sort_values(["fold", "query_id"], ignore_index=True).dropna(axis=1, how="all")
         self.facts[str(fold)] = dict(facts)
 
-    def write(self, *, headlines: Mapping[str, tuple[str, str]]) -> list[Path]:
+    def write(self, *, headlines: Mapping[str, tuple[str, str]], levels: Levels | None = None) -> list[Path]:
         """Write all files; the paths.
 
         Args:
-            headlines: key of the JSON → (ours, theirs), a gain on specific queries that bars are set on.
+            headlines: key of the JSON → (ours, theirs), a gain on specific queries that bars are set on; on
+                type queries where the catalog has no others.
+            levels: what the plot shows instead of gains, where systems differ by a level of something.
         """
         systems = [str(column) for column in self.per_query.columns if column not in ABOUT]
         figures = means(self.per_query, systems)
@@ -70,17 +74,27 @@ class Report:
             "gains": {name: {kind: _dict(value) for kind, value in kinds.items()} for name, kinds in gains.items()},
             "facts": self.facts,
         }
-        named = {key: gain(self.per_query, *pair) for key, pair in headlines.items()}
+        named = {key: gain(self.per_query, *pair, kind=self._kinds()[0]) for key, pair in headlines.items()}
         document |= {key: _dict(value) for key, value in named.items()}
         csv, picture = f"{self._name}.per_query.csv", f"{self._name}.png"
         write_whole(self._folder / csv, self.per_query.to_csv(index=False).encode())
         write_whole(self._folder / f"{self._name}.json", (json.dumps(document, indent=2) + "\n").encode())
-        plot_gains(
-            self._folder / picture,
-            {name: [(value.mean, value.low, value.high) for value in kinds.values()] for name, kinds in gains.items()},
-            kinds=self._kinds(),
-            title=f"mAP@10 against: {systems[0]}",
-        )
+        if levels:
+            kind = self._kinds()[0]
+            drawn = {
+                panel: {
+                    line: [(label, figures[system][kind]) for label, system in points if system in figures]
+                    for line, points in lines.items()
+                }
+                for panel, lines in levels.items()
+            }
+            plot_levels(self._folder / picture, drawn, title=f"mAP@10, {kind} queries")
+        else:
+            shown = {
+                name: [(value.mean, value.low, value.high) for value in kinds.values()] for name, kinds in gains.items()
+            }
+            title = f"mAP@10 against: {systems[0]}"
+            plot_gains(self._folder / picture, shown, kinds=self._kinds(), title=title)
         text = self._markdown(figures, gains, {key: (*headlines[key], value) for key, value in named.items()}, picture)
         write_whole(self._folder / f"{self._name}.md", text.encode())
         return [self._folder / file for file in (f"{self._name}.md", f"{self._name}.json", csv, picture)]
@@ -115,9 +129,9 @@ class Report:
                 f"{len(self.folds) + len(missing)} folds the intervals know little of how seeds and splits differ.\n"
             )
         for key, (ours, theirs, value) in headlines.items():
-            parts.append(f"- `{key}`: {ours} − {theirs}, specific queries: **{value}**")
+            parts.append(f"- `{key}`: {ours} − {theirs}, {kinds[0]} queries: **{value}**")
         header = ("system", *kinds, *(f"{kind}, gain" for kind in kinds))
-        parts += ["", markdown_table(header, rows), f"![Gains]({picture})\n"]
+        parts += ["", markdown_table(header, rows), f"![mAP@10 of the systems]({picture})\n"]
         for fold, facts in sorted(self.facts.items()):
             if facts:
                 parts += [f"## Fold {fold}\n", _facts_table(facts)]
@@ -134,7 +148,10 @@ class Report:
         document = json.loads(path.read_bytes())
         if any(document.get(key) != value for key, value in self._about.items()):
             return None
-        return pd.read_csv(rows, keep_default_na=False), document["facts"]
+        per_query = pd.read_csv(rows, keep_default_na=False)  # a category may be called NA
+        systems = [column for column in per_query.columns if column not in ABOUT]
+        per_query[systems] = per_query[systems].apply(pd.to_numeric, errors="coerce")  # a fold may lack a system
+        return per_query, document["facts"]
 
 
 def _facts_table(facts: Mapping[str, Fact]) -> str:

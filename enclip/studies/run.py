@@ -8,21 +8,22 @@ from pathlib import Path
 
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
-from enclip.studies import ablation, clusters, cost, ensemble, fusion, size
+from enclip.studies import ablation, bases, clusters, cost, ensemble, fusion, little_data, low_quality, size
 from enclip.studies.definition import Setting
 from enclip.studies.findings import Findings, rows_of
 from enclip.studies.lab import Lab, Tell
 from enclip.studies.material import Material
-from enclip.studies.report import Report
+from enclip.studies.report import Levels, Report
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question, what answers it in one fold, and the gains that bars are set on."""
+    """A question, what answers it in one fold, the gains that bars are set on, and what is drawn by level."""
 
     question: str
     run: Callable[[Material], Findings]
     headlines: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    levels: Levels = field(default_factory=dict)
 
 
 STUDIES: dict[str, Study] = {
@@ -38,6 +39,31 @@ STUDIES: dict[str, Study] = {
     "size": Study("How large an ensemble, and of which members?", size.run),
     "ablation": Study("What do fine-tuning, ensembling, the bank, clusters and names each add?", ablation.run),
     "fusion": Study("How are members fused: scores, ranks, or weights?", fusion.run),
+    "low-quality": Study(
+        "How does search hold when pictures are poor?",
+        low_quality.run,
+        {
+            "gain_at_12_px": low_quality.release_over_baseline("12 px"),
+            "gain_at_jpeg_10": low_quality.release_over_baseline("JPEG 10"),
+        },
+        low_quality.LEVELS,
+    ),
+    "little-data": Study(
+        "How much data does it take?",
+        little_data.run,
+        {
+            "gain_at_10_percent": (
+                little_data.named(little_data.BEST, 0.1),
+                little_data.named(little_data.BEST, 1.0),
+            ),
+            "ensemble_gain_at_10_percent": (
+                little_data.named(little_data.ENSEMBLE, 0.1),
+                little_data.named(little_data.BEST, 0.1),
+            ),
+        },
+        little_data.LEVELS,
+    ),
+    "bases": Study("Which base weights to start from?", bases.run),
     "cost": Study("What does quality cost: training, index, search?", cost.run),
 }
 
@@ -70,7 +96,7 @@ def run_study(
         material = Material(lab, setting, fold)
         findings = study.run(material)
         report.add(fold, rows_of(material, findings), findings.facts)
-        paths = report.write(headlines=study.headlines)
+        paths = report.write(headlines=study.headlines, levels=study.levels)
         figures = {f"fold {fold}/{system}": float(values.mean()) for system, values in findings.systems.items()}
         platform.registry.log_figures(mlflow_run_id, params={}, metrics=figures)
     with tempfile.TemporaryDirectory(prefix="enclip-") as copies:

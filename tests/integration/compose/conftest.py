@@ -17,12 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -219,13 +221,31 @@ class Stack:
         )
         return done.returncode == 0
 
-    def terminate(self, name: str) -> float:
-        """Send SIGTERM as an engine does; the seconds until the service has ended."""
+    def terminate(self, name: str) -> None:
+        """Stop a service as an engine does: SIGTERM, and SIGKILL to what is left when its grace period is over.
+
+        Raises AssertionError in the second case, with the end of the service's log. Airflow's processes
+        write there where each of their threads was.
+        """
+        grace_s = float(self.services[name].get("stop_grace_period", "10s").removesuffix("s"))
         process = self.running[name]
-        started = time.monotonic()
-        os.kill(_child_of(process.pid), signal.SIGTERM)
-        process.wait(timeout=150)
-        return time.monotonic() - started
+        assert process.poll() is None, f"{name} had ended with {process.returncode}:\n{self.log(name)[-6000:]}"
+        first = psutil.Process(_child_of(process.pid))
+        family = [*first.children(recursive=True), first]
+        first.terminate()
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            family = list(dict.fromkeys([*first.children(recursive=True), *family]))
+            if name.startswith("airflow-"):
+                for member in family:  # one after the other, the first process last: its stack ends the log
+                    _send(signal.SIGQUIT, member)
+                    time.sleep(0.5)
+            for member in family:
+                _send(signal.SIGKILL, member)
+            process.wait(30)
+            tail = self.log(name)[-12000:]
+            raise AssertionError(f"{name} was killed {grace_s:g} s after SIGTERM:\n{tail}") from None
 
     def _start(self, name: str) -> None:
         service = self.services[name]
@@ -343,6 +363,11 @@ def _postgres_bin() -> Path:
 
 def _child_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def _send(number: signal.Signals, process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
 
 
 async def _forward(folder: Path, ports: Sequence[str]) -> None:

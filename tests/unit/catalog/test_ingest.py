@@ -3,7 +3,7 @@
 import io
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from enclip.catalog.lock import ingest_lock
 from enclip.catalog.read import open_source
 from enclip.catalog.store import CatalogStore
 from enclip.errors import CatalogError, StoreError
-from enclip.records import IngestReport, Rejection, Split
+from enclip.records import IngestReport, Product, Rejection, Split
 
 from .conftest import picture, row, write_catalog
 
@@ -293,6 +293,37 @@ def test_memory_does_not_grow_with_the_rows_set_aside(sqlite_store: CatalogStore
     assert _figures(report) == (0, 0, 60_000, 0)
     assert [rejection.row for rejection in report.rejections] == list(range(1, 1001))
     assert peak < 3_000_000  # a set of the ids alone had 6 MB
+
+
+def test_memory_does_not_grow_with_the_products_that_vanish(sqlite_store: CatalogStore, blobs: FileBlobs) -> None:
+    class Emptied:
+        name = "emptied"
+
+        def num_rows(self) -> None:
+            return None
+
+        def rows(self) -> Iterator[RawRow]:
+            return iter(())
+
+        def image(self, row: RawRow) -> bytes:
+            raise AssertionError("there is no row")
+
+    class Large(CatalogStore):
+        """A catalog that says it has more products than a test can take in."""
+
+        def carried_by(self, source: str) -> Iterator[Product]:
+            return (Product(f"product-{number}", "Shirt", "") for number in range(60_000))
+
+        def withdraw(self, product_ids: Iterable[str]) -> int:
+            return len(list(product_ids))
+
+    store = Large(sqlite_store.engine)
+    tracemalloc.start()
+    report = ingest(Emptied(), store, blobs, mode="full", allow_vanish=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert _figures(report) == (0, 0, 0, 60_000)
+    assert peak < 2_000_000  # a list of the ids had 4 MB
 
 
 def test_the_same_picture_under_many_ids_is_kept_once(store: CatalogStore, blobs: FileBlobs, tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ def test_nothing_to_draw_is_an_empty_plot_and_not_an_error(tmp_path):
     pixels_of(plots.plot_categories(tmp_path / "b.png", {}, {}, num_queries={}))
 
 
+def test_levels_are_drawn_a_panel_per_way(tmp_path):
+    one = {"blur": {"ours": [("none", 0.5), ("1 px", 0.4)], "theirs": [("none", 0.45), ("1 px", 0.2)]}}
+    two = {**one, "noise": {"ours": [("none", 0.5), ("0.1", 0.1)], "theirs": [("none", 0.45)]}}
+    narrow = pixels_of(plots.plot_levels(tmp_path / "a.png", one, title="mAP@10"))
+    wide = pixels_of(plots.plot_levels(tmp_path / "b.png", two, title="mAP@10"))
+    assert wide.shape[1] > narrow.shape[1] and wide.shape[0] == narrow.shape[0]
+
+
 @pytest.mark.parametrize("num_products", [1, 3, 5, 120])
 def test_clusters_are_drawn_with_their_thumbnails(tmp_path, num_products):
     chance = np.random.default_rng(0)
