@@ -36,7 +36,7 @@ BANDS, BAND_BITS = 3, 21
 # same product re-shot, and the largest chain has 11 products; at 0.85 and 6 one chain swallows 200 shoes.
 MIN_CORRELATION = 0.95
 MAX_COLOUR_DIFFERENCE = 4.0
-COMPARED = 256  # pictures compared at a time, at 7.5 KB each: the candidates of one product grow with the catalog
+COMPARED = 128  # pictures compared at a time, at 7.5 KB each: the candidates of one product grow with the catalog
 
 
 class KeyKind(IntEnum):

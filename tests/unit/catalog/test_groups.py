@@ -83,8 +83,8 @@ def test_another_photo_and_another_colour_are_not_the_same() -> None:
 def test_the_memory_of_a_comparison_does_not_grow_with_the_candidates() -> None:
     """Products that share a band are more in a larger catalog; found are those at the ends of each piece."""
     thumb, other = (picture_signature(np.asarray(_photo(seed))).thumb for seed in (1, 2))
-    places = [0, COMPARED - 1, COMPARED, 8 * COMPARED - 1, 8 * COMPARED]
-    candidates = [other] * (8 * COMPARED + 1)
+    places = [0, COMPARED - 1, COMPARED, 16 * COMPARED - 1, 16 * COMPARED]
+    candidates = [other] * (16 * COMPARED + 1)
     for place in places:
         candidates[place] = thumb
     near_identical(thumb, candidates[:1])
@@ -93,7 +93,7 @@ def test_the_memory_of_a_comparison_does_not_grow_with_the_candidates() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert np.flatnonzero(similar).tolist() == places
-    assert peak < 4_000_000  # all at once had 15 MB
+    assert peak < 4_000_000  # all at once, 15 MB
 
 
 def test_the_split_follows_a_stable_hash_in_the_shares_promised() -> None:
