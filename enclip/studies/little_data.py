@@ -1,0 +1,57 @@
+"""(g) How much data does it take?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from enclip.records import Split
+from enclip.studies.findings import Fact, Findings
+from enclip.studies.lab import Epoch, best_of
+from enclip.studies.material import Material
+
+SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
+BEST, ENSEMBLE = "best epoch", "greedy ensemble"
+SYSTEMS = (BEST, ENSEMBLE)
+
+
+def named(system: str, share: float) -> str:
+    """A system that has learned from a share of the train split."""
+    return f"{system}, {share:.0%} of train"
+
+
+LEVELS = {
+    "share of the train split": {
+        system: [(f"{share:.0%}", named(system, share)) for share in sorted(SHARES)] for system in SYSTEMS
+    }
+}
+
+
+def run(material: Material) -> Findings:
+    """The same instance on smaller and smaller samples of its train split, each product seen equally often.
+
+    The batch follows the recipe's rule, so smaller samples have smaller batches. Epochs and members are
+    chosen on the whole of *select*. By plain cosines: the bank would lend what the rest of the train split knows.
+    """
+    num_products = int(np.sum(material.allowed(Split.TRAIN)))
+    systems, facts = {}, {}
+    for share in SHARES:
+        epochs = material.lab.train(material.setting.little(material.world.number, share))[1:]
+        best, (members, weights) = best_of(epochs), _ensemble(material, epochs)
+        systems[named(BEST, share)] = material.ap(material.scores(best))
+        systems[named(ENSEMBLE, share)] = material.ap(material.weighted(members, weights))
+        facts[f"{share:.0%} of train"] = _facts(epochs, best, max(2, round(share * num_products)))
+    return Findings(systems, facts)
+
+
+def _ensemble(material: Material, epochs: Sequence[Epoch]) -> tuple[list[Epoch], list[float]]:
+    return material.greedy(epochs[-material.setting.offered :], most=material.setting.release.max_members)
+
+
+def _facts(epochs: Sequence[Epoch], best: Epoch, num_products: int) -> Fact:
+    return {
+        "products": num_products,
+        "batch": round(best.figures["batch_size"]),
+        "best epoch": best.epoch,
+        "its mAP@10 on select": best.quality,
+        "training, s": sum(epoch.seconds for epoch in epochs),
+    }
