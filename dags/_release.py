@@ -12,6 +12,7 @@ from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import Context, TriggerRule, get_current_context, task
 
 APPROVE, REJECT = "Approve", "Reject"
+BUILD = 2  # its place among the release's tasks
 ANSWER_WITHIN = timedelta(days=7)
 
 ASKING = """{{ ti.xcom_pull(task_ids='gate')['summary'] }}

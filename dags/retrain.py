@@ -34,7 +34,7 @@ from _defaults import (
     remember_mlflow_run,
     this_run,
 )
-from _release import release_tasks
+from _release import BUILD, release_tasks
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_current_context, task
 
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
@@ -174,6 +174,15 @@ def choose() -> dict[str, Any]:
     }
 
 
+@task(pool=GPU_POOL, execution_timeout=timedelta(hours=12))
+def distil() -> dict[str, Any]:
+    """One text tower learns to answer for all members, so that a query in words costs one pass."""
+    from enclip.pipeline.distil import distil_run
+
+    link_now()
+    return distil_run(open_platform(), this_run()).model_dump(mode="json")
+
+
 with DAG(
     dag_id="retrain",
     description="Fine-tune, ensemble, cluster, evaluate, gate, promote.",
@@ -188,7 +197,8 @@ with DAG(
     is_needed = needed()
     planned = snapshot()
     trained = train()
-    chosen = choose()
+    chosen, distilled = choose(), distil()
     rest = release_tasks()
-    is_needed >> planned >> trained >> chosen >> rest[0]
-    link_to_mlflow([planned, trained, chosen, *rest])
+    is_needed >> planned >> trained >> chosen >> [distilled, rest[0]]
+    distilled >> rest[BUILD]
+    link_to_mlflow([planned, trained, chosen, distilled, *rest])

@@ -52,6 +52,13 @@ class TrainRecipe(Recipe):
     pixel_side: int = Field(
         0, ge=0, le=1024, description="Side of the stored square canvas in px; 0: as the model and the pictures need."
     )
+    first_side: float = Field(
+        1.0,
+        gt=0.2,
+        le=1,
+        description="Share of the pictures' side that the first half of the epochs sees (progressive resizing); "
+        "1: all of it throughout. For convolutional towers.",
+    )
     patience: int = Field(0, ge=0, description="Epochs without a better mAP@10 on select before stopping; 0: never.")
     focus: tuple[str, ...] = Field((), description="Categories to fine-tune on; none: the whole catalog.")
     replay: float = Field(
@@ -96,6 +103,15 @@ class ReleaseRecipe(Recipe):
     )
     exemplar_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.35), min_length=1, description="Parts of known pictures in a query of words to try."
+    )
+    student_epochs: int = Field(
+        12,
+        ge=0,
+        le=200,
+        description="Passes over likely queries that teach one text tower to answer for all members; 0: none.",
+    )
+    student_loss: float = Field(
+        0.005, ge=0, le=1, description="Loss of mAP@10 on select for which that tower still takes the members' place."
     )
     rescored: int = Field(200, ge=10, le=10_000, description="Best products scored again at full dimension.")
     shards: int = Field(1, ge=1, le=256, description="Parts in which a member embeds the catalog.")

@@ -81,6 +81,14 @@ class BankSettings(_Frozen):
     chosen_because: str = ""
 
 
+class StudentSettings(_Frozen):
+    """One text tower in the members' place for queries in words, or why there is none."""
+
+    num_texts: int = Field(0, description="Texts that it learnt from; 0: each member encodes words itself.")
+    agreement: tuple[float, ...] = Field((), description="Per member the mean cosine with its own embeddings.")
+    chosen_because: str = ""
+
+
 class GallerySettings(_Frozen):
     """What a release searches, and what names weigh in it; of a product's text its name alone is searched."""
 
@@ -112,6 +120,7 @@ class Manifest(_Frozen):
     clusters: ClusterSettings
     gallery: GallerySettings = Field(GallerySettings(), description="Absent before names could be searched: image.")
     bank: BankSettings = Field(BankSettings(), description="Absent before there were banks.")
+    student: StudentSettings = Field(StudentSettings(), description="Absent before there were students.")
     rescored: int
     candidates: tuple[Candidate, ...] = ()
     chosen_because: str

@@ -26,7 +26,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Catalog": (catalog.ingest, catalog.draw, audit.audit),
     "Search": (search.search, search.serve, search.status),
     "Retraining, whole": (steps.retrain, steps.refresh),
-    "Retraining, step by step": (steps.snapshot, steps.train, steps.choose, steps.embed, steps.cluster),
+    "Retraining, step by step": (steps.snapshot, steps.train, steps.choose, steps.distil, steps.embed, steps.cluster),
     "Releases": (releases.evaluate, releases.gate, releases.promote, releases.rollback, releases.report),
     "Research": (study.study,),
     "Platform": (platform.up, platform.demo),

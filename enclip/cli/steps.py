@@ -42,6 +42,20 @@ def choose(run: Run = "", json: Json = False) -> None:
     _show(step(opened, run_of(opened, run)), json)
 
 
+def distil(run: Run = "", json: Json = False) -> None:
+    """Teach one text tower to answer for all members, so that words cost one pass; resumes after its last epoch."""
+    from enclip.pipeline.distil import distil_run
+
+    opened = platform()
+    with render.progress("Distilling") as advance:
+        step = distil_run(
+            opened,
+            run_of(opened, run),
+            on_text=lambda step, steps, loss: advance(step, steps, f"loss {loss:.4f}"),
+        )
+    _show(step, json)
+
+
 def embed(
     run: Run = "",
     member: Annotated[int | None, typer.Option(min=0, help="Only this row of the ensemble.")] = None,
@@ -73,7 +87,7 @@ def cluster(run: Run = "", json: Json = False) -> None:
 
 @with_recipe_options
 def retrain(run: Run = "", json: Json = False, **beliefs: Any) -> None:
-    """Every step in turn: snapshot, train, choose, embed, cluster, evaluate, gate, promote.
+    """Every step in turn: snapshot, train, choose, distil, embed, cluster, evaluate, gate, promote.
 
     The same as Airflow's `retrain` DAG, in one process. Kill it at any point and run it again with
     `--run` to go on.

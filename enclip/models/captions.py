@@ -97,6 +97,18 @@ class Captions:
         found = [claim for template in attributes for claim in self._claims_of(template, rows)]
         return found or [claim for template in names for claim in self._claims_of(template, rows)]
 
+    def invented(self, rows: Ints, count: int, random: np.random.Generator) -> list[str]:
+        """At most `count` attribute captions of values that occur in these products, if not together."""
+        templates = [template for template in ATTRIBUTE_TEMPLATES if len(template.fields) > 1]
+        shares = np.array([template.share for template in templates])
+        found: set[str] = set()
+        for choice in random.choice(len(templates), size=count, p=shares / shares.sum()) if len(rows) else ():
+            template = templates[choice]
+            values = {field: getattr(self._products, field)[random.choice(rows)] for field in template.fields}
+            if all(str(value).strip() for value in values.values()):
+                found.add(template.text.format(**values))
+        return sorted(found)
+
     def _claims_of(self, template: int, rows: Ints) -> list[Claim]:
         known = rows[self.key_NT[rows, template] != UNKNOWN]
         order = np.argsort(self.key_NT[known, template], kind="stable")

@@ -38,7 +38,7 @@ class ClipModel:
     @property
     def sharpness(self) -> float:
         """What multiplies the cosines in training: the inverse temperature of its softmax."""
-        return float(self.module.logit_scale.exp())  # type: ignore[operator]
+        return float(self.module.logit_scale.detach().exp())  # type: ignore[operator]
 
     @property
     def dim(self) -> int:

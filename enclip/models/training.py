@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from enclip.errors import DeviceError, TrainingError
+from enclip.models.architecture import Preprocessing
 from enclip.models.batches import Batches, HostBatch, TrainingData
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipModel
@@ -24,7 +25,7 @@ from enclip.models.distributed import current, from_first
 from enclip.models.loss import Batch, contrastive_loss, similarities
 from enclip.models.pixels import Augmentation, augment, normalise, prepare, resize, to_unit
 from enclip.models.progress import EpochResult, Progress, fingerprint, load_state, save_state
-from enclip.models.schedule import learning_rate, peak_learning_rate
+from enclip.models.schedule import learning_rate, peak_learning_rate, side_of
 from enclip.models.texts import distinct, encode_texts, without_padding
 from enclip.recipes import TrainRecipe
 
@@ -171,6 +172,8 @@ def _fit(
         began = time.monotonic()
         towers.train()
         generator = _seeded(recipe.seed + instance, epoch, ranks.rank, device)
+        side = side_of(recipe, model.side, epoch=epoch)
+        preprocessing = model.architecture.preprocessing.model_copy(update={"side": side})
         step = (epoch - 1) * steps_per_epoch
         rate, total_loss, num_images = 0.0, 0.0, 0
         for number, host in enumerate(batches.epoch(epoch)):
@@ -182,7 +185,7 @@ def _fit(
                     group["lr"] = rate
                 in_step = min(recipe.accumulate, batches.per_epoch - number)
             pixels = host.pixels_BHWC.to(device, non_blocking=True)
-            images_BCHW = _vary(pixels, model, recipe, generator)
+            images_BCHW = _vary(pixels, preprocessing, recipe, generator)
             # Gradients are averaged over processes once per step.
             with nullcontext() if parallel is None or last_of_step else parallel.no_sync():
                 batch, scale, bias = _encode(parallel or towers, model.module, images_BCHW, host, device)
@@ -251,9 +254,8 @@ def _unit(features: Tensor) -> Tensor:
     return nn.functional.normalize(features.float(), dim=-1)
 
 
-def _vary(pixels_BHWC: Tensor, model: ClipModel, recipe: TrainRecipe, generator: torch.Generator) -> Tensor:
-    """uint8 canvases → augmented input of the tower, at the tower's resolution throughout."""
-    preprocessing = model.architecture.preprocessing
+def _vary(pixels_BHWC: Tensor, preprocessing: Preprocessing, recipe: TrainRecipe, generator: torch.Generator) -> Tensor:
+    """uint8 canvases → augmented input of the tower, at the epoch's resolution throughout."""
     images_BCHW = to_unit(pixels_BHWC)
     if images_BCHW.shape[-1] != preprocessing.side:
         images_BCHW = resize(images_BCHW, preprocessing.side, preprocessing.interpolation)

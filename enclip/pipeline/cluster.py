@@ -12,16 +12,24 @@ from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.audit import near_duplicates
 from enclip.pipeline.bank import bank_texts, query_bank
+from enclip.pipeline.distil import fetch_student, judged
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.members import load_member
-from enclip.pipeline.open_release import open_release
+from enclip.pipeline.open_release import STUDENT, open_release
 from enclip.pipeline.platform import Platform
-from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder
+from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder, StudentStep
 from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Products, Split
-from enclip.release import BankSettings, ClusterSettings, GallerySettings, Manifest, write_manifest
+from enclip.release import (
+    BankSettings,
+    ClusterSettings,
+    GallerySettings,
+    Manifest,
+    StudentSettings,
+    write_manifest,
+)
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES
@@ -47,15 +55,21 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             parent = open_release(platform, plan.built_from, encoders=False)
             searcher, parts = extended(parent.searcher, products, blocks, names), _parts(parent.manifest)
             trained_on = parent.manifest.trained_on
+            student = platform.registry.fetch_release(plan.built_from) / STUDENT
         else:
-            tuned = _chosen(platform, plan, choice, products, blocks, names)
-            searcher, parts, trained_on = tuned.searcher, _settings(tuned, choice.gallery), plan.snapshot
+            taught = folder.find("distil", StudentStep) or StudentStep(summary="None was taught.")
+            student = fetch_student(platform, taught)
+            tuned, settings = _chosen(platform, plan, choice, products, blocks, names, taught)
+            searcher, trained_on = tuned.searcher, plan.snapshot
+            parts = {**_settings(tuned, choice.gallery), "student": settings}
         target = platform.scratch / "releases" / run_id
         with writing(target):
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
             searcher.save(target)
             near_duplicates(searcher).save(target / DUPLICATES)
+            if parts["student"].num_texts:
+                shutil.copytree(student, target / STUDENT)
             manifest = write_manifest(
                 target,
                 Manifest(
@@ -110,7 +124,7 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
 
 
 def _parts(manifest: Manifest) -> dict[str, Any]:
-    return {"clusters": manifest.clusters, "bank": manifest.bank, "gallery": manifest.gallery}
+    return {name: getattr(manifest, name) for name in ("clusters", "bank", "gallery", "student")}
 
 
 def _chosen(
@@ -120,8 +134,9 @@ def _chosen(
     products: Products,
     blocks: list[NDArray[np.float16]],
     names: list[NDArray[np.float16]],
-) -> Tuned:
-    """A searcher with the mix that is best on *select*."""
+    taught: StudentStep,
+) -> tuple[Tuned, StudentSettings]:
+    """A searcher with the mix that is best on *select*, and whether a student may ask it."""
     recipe = plan.recipe.release
     select = Validator(products, split=Split.SELECT)
     weights = [member.weight for member in choice.members]
@@ -145,4 +160,6 @@ def _chosen(
 
     queries = [ClipEncoder(model).encode_texts(select.texts) for model in models]
     settled = Mix(name_share=choice.gallery.name_share)
-    return tune(build, queries, select, products.split == Split.SELECT, recipe, mix=settled)
+    allowed = products.split == Split.SELECT
+    tuned = tune(build, queries, select, allowed, recipe, mix=settled)
+    return tuned, judged(platform, taught, tuned.searcher, queries, select, allowed, most=recipe.student_loss)

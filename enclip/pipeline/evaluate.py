@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +54,12 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             "without clusters": measure(searcher, blocks, queries, allowed=is_gate, use_clusters=False).evaluation,
             "without bank": measure(without_bank(searcher), blocks, queries, allowed=is_gate).evaluation,
         }
+        if challenger.student is not None:
+            taught_by = replace(challenger, student=None).encode_texts(texts)
+            systems["without student"] = measure(searcher, taught_by, queries, allowed=is_gate).evaluation
         own = challenger.manifest.gallery.protocol
         protocols: dict[str, str] = dict.fromkeys(
-            ("challenger", "without clusters", "without bank", "best member", "base"), own
+            ("challenger", "without clusters", "without bank", "without student", "best member", "base"), own
         )
         for name, (searched, evaluation) in parts_alone(searcher, blocks, queries, allowed=is_gate).items():
             protocols[name], systems[name] = searched, evaluation

@@ -9,6 +9,8 @@ import numpy as np
 from enclip.catalog.images import decode, fit_square
 from enclip.errors import ImageError, QueryError, ReleaseError
 from enclip.models.clip import ClipEncoder
+from enclip.models.device import resolve_device
+from enclip.models.student import TextStudent
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
 from enclip.recipes import Device
@@ -18,6 +20,7 @@ from enclip.release import Manifest, read_manifest
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
 
+STUDENT = "student"
 MAX_TEXT = 1000
 MAX_RESULTS = 1000
 
@@ -31,6 +34,7 @@ class OpenRelease:
     searcher: Searcher
     encoders: tuple[Encoder, ...]
     near_duplicates: Spread | None = None  # releases from before there were any lack them
+    student: TextStudent | None = None  # answers for the members' text towers
 
     @property
     def products(self) -> Products:
@@ -86,7 +90,9 @@ class OpenRelease:
         return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
-        """Per member `embedding_QD` of the texts."""
+        """Per member `embedding_QD` of the texts, in one pass where there is a student."""
+        if self.student is not None:
+            return self.student.encode_texts(texts)
         return [encoder.encode_texts(texts) for encoder in self.encoders]
 
     def _query_blocks(self, text: str | None, image: bytes | None, weights: Mapping[str, float]) -> list[Floats]:
@@ -174,7 +180,11 @@ def open_release_folder(
     if encoders:
         loaded = tuple(ClipEncoder(load_member(registry, member.source, device=device)) for member in manifest.members)
         _check_dims(folder, "checkpoints", tuple(encoder.dim for encoder in loaded), manifest)
-    return OpenRelease(version, manifest, searcher, loaded, groups)
+    student = None
+    if encoders and manifest.student.num_texts:
+        student = TextStudent.load(folder / STUDENT, device=resolve_device(device))
+        _check_dims(folder, "student", student.dims, manifest)
+    return OpenRelease(version, manifest, searcher, loaded, groups, student)
 
 
 def _check_dims(folder: Path, whose: str, dims: tuple[int, ...], manifest: Manifest) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
+from enclip.pipeline.distil import distil_run
 from enclip.pipeline.embed import embed, plan_embedding
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
@@ -25,28 +26,30 @@ class Outcome(Record):
 
 
 def finish(platform: Platform, run_id: str, *, on_progress: Advance | None = None) -> Outcome:
-    """Everything after training: choose, embed, cluster, evaluate, gate, promote."""
+    """Everything after training: choose, distil, embed, cluster, evaluate, gate, promote."""
     advance = on_progress or _silent
-    advance(0, 6, "choose")
+    advance(0, 7, "choose")
     choose(platform, run_id)
+    advance(1, 7, "distil")
+    distil_run(platform, run_id)
     return finish_refresh(platform, run_id, on_progress=on_progress)
 
 
 def finish_refresh(platform: Platform, run_id: str, *, on_progress: Advance | None = None) -> Outcome:
     """Everything after the choice of members, for a retraining and a refresh alike."""
     advance = on_progress or _silent
-    advance(1, 6, "embed")
+    advance(2, 7, "embed")
     for task in plan_embedding(platform, run_id):
         embed(platform, run_id, member=task.member, shard=task.shard)
-    advance(2, 6, "cluster")
+    advance(3, 7, "cluster")
     release = build(platform, run_id).release
-    advance(3, 6, "evaluate")
+    advance(4, 7, "evaluate")
     evaluate_run(platform, run_id)
-    advance(4, 6, "gate")
+    advance(5, 7, "gate")
     gate = decide(platform, run_id)
-    advance(5, 6, "promote")
+    advance(6, 7, "promote")
     promotion = promote_run(platform, run_id)
-    advance(6, 6, "done")
+    advance(7, 7, "done")
     return Outcome(run_id=run_id, release=release, promoted=promotion.promoted, gate=gate, summary=promotion.summary)
 
 

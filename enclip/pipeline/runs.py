@@ -77,6 +77,15 @@ class ChoiceStep(Record):
     base: Member | None = Field(None, description="Epoch 0, which a first release must beat.")
 
 
+class StudentStep(Record):
+    """A text tower that answers for all members; without a key, why there is none."""
+
+    key: str = Field("", description="Folder of the blob store that holds it.")
+    num_texts: int = 0
+    agreement: tuple[float, ...] = ()
+    summary: str
+
+
 class EmbedStep(Record):
     """One shard of one member."""
 

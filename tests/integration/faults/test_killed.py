@@ -16,7 +16,7 @@ from .world import BEFORE, RUN, STEPS, World, die_in_step, in_child, open_home, 
 pytestmark = pytest.mark.slow
 
 # Steps that write often die at every so many-th write; a promotion at each one.
-STRIDE = {"ingest": 97, "snapshot": 2, "train": 41, "choose": 29, "embed": 5, "cluster": 25}
+STRIDE = {"ingest": 97, "snapshot": 2, "train": 41, "choose": 29, "distil": 7, "embed": 5, "cluster": 25}
 
 
 def assert_goes_on(world: World, home: Path, step: str, *, killed: str) -> None:

@@ -22,6 +22,7 @@ from enclip import ledger
 from enclip.config import Settings
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
+from enclip.pipeline.distil import distil_run
 from enclip.pipeline.embed import embed, plan_embedding
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
@@ -75,6 +76,7 @@ STEPS: dict[str, Callable[[Platform], object]] = {
     "snapshot": lambda platform: take(platform, RUN, recipe(root_of(platform))),
     "train": lambda platform: train(platform, RUN, environment={}),
     "choose": lambda platform: choose(platform, RUN),
+    "distil": lambda platform: distil_run(platform, RUN),
     "embed": embed_all,
     "cluster": lambda platform: build(platform, RUN),
     "evaluate": lambda platform: evaluate_run(platform, RUN),
