@@ -14,7 +14,7 @@ from enclip.records import Split
 
 logger = logging.getLogger(__name__)
 CHUNK = 10_000  # newcomers placed at a time: bounds the memory of a first ingest
-CANDIDATES = 20_000  # products whose pictures are compared at a time: buckets of look-alikes grow with the catalog
+CANDIDATES = 4_000  # products whose pictures are compared at a time: buckets of look-alikes grow with the catalog
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,8 @@ def place_newcomers(
         places[product_id] = place
         sizes[place.group_id] += 1
         for key in newcomers[product_id]:
+            if len(having[key]) == 1:
+                continue  # nobody else asks for it
             states.setdefault(key, KeyState()).add(place)
             if place.split is not Split.ASIDE and key not in spread:
                 spread.add(key)
