@@ -131,7 +131,7 @@ def plot_levels(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[str
     Args:
         panels: way → system → (level, mAP@10) in order; the same levels for all systems of a panel.
     """
-    figure = Figure(figsize=(1.4 + 2.9 * max(1, len(panels)), 3.8), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(1.4 + 3.2 * max(1, len(panels)), 3.8), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     for axes, (way, lines) in zip(
         figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0], panels.items(), strict=False

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from enclip.errors import WeightsError, first_line
+from enclip.errors import WeightsError
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.lab import Epoch, best_of
 from enclip.studies.material import Material, Values
@@ -38,7 +38,7 @@ def run(material: Material, *, bases: Mapping[str, str] = BASES) -> Findings:
         try:
             epochs = material.lab.train(setting.instance(material.world.number, 0))
         except WeightsError as error:
-            facts[base] = {"weights": name, "left out, because": first_line(error)}
+            facts[base] = {"weights": name, "left out, because": error.what.splitlines()[0]}
             continue
         best, offered = best_of(epochs), epochs[1:][-setting.offered :]
         members, weights = material.greedy(offered, most=setting.release.max_members)
