@@ -51,8 +51,8 @@ class GateEvidence:
             `p_loss` with the policy's tolerance.
         base: against the base before fine-tuning; looked at for a first release.
         best_member: the ensemble against its own best member; `p_loss` with the policy's tolerance.
-        no_clusters, no_bank: the release against itself without its clusters, or without its bank of likely
-            queries; `p_loss` with the policy's tolerance.
+        no_clusters, no_bank, no_attributes: the release against itself without its clusters, its bank of likely
+            queries, or what its heads say of attributes; `p_loss` with the policy's tolerance.
         categories: against the champion by category; `p_loss` with the policy's category margin.
         pooled: the same over pools of the categories that are `too_small`: by master category, by names.
         new_categories: categories that the champion's snapshot does not have, and their gate queries.
@@ -68,6 +68,7 @@ class GateEvidence:
     best_member: Comparison | None = None
     no_clusters: Comparison | None = None
     no_bank: Comparison | None = None
+    no_attributes: Comparison | None = None
     categories: Mapping[str, Comparison] = field(default_factory=dict)
     pooled: Mapping[str, Comparison] = field(default_factory=dict)
     new_categories: Mapping[str, int] = field(default_factory=dict)
@@ -198,6 +199,15 @@ THRESHOLDS: tuple[Threshold, ...] = (
         passes=operator.gt,
         says="Evidence that it is better without its bank of queries: p = {value:.3f}; it must lie above {bound:.3f}.",
         evidence_of=lambda evidence: evidence.no_bank,
+    ),
+    Threshold(
+        name="attributes",
+        asks="There is no evidence that the attributes it sees in pictures make results irrelevant.",
+        value=lambda evidence: evidence.no_attributes.p_loss if evidence.no_attributes else None,
+        bound=lambda policy: policy.alpha,
+        passes=operator.gt,
+        says="Evidence that it is better without attributes: p = {value:.3f}; it must lie above {bound:.3f}.",
+        evidence_of=lambda evidence: evidence.no_attributes,
     ),
     Threshold(
         name="overfitting",

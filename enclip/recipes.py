@@ -104,6 +104,11 @@ class ReleaseRecipe(Recipe):
     exemplar_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.35), min_length=1, description="Parts of known pictures in a query of words to try."
     )
+    attribute_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.5, 1.0),
+        min_length=1,
+        description="Weights of what pictures say of the attributes that a query names, to try; 0: none.",
+    )
     student_epochs: int = Field(
         12,
         ge=0,

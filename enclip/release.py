@@ -81,6 +81,15 @@ class BankSettings(_Frozen):
     chosen_because: str = ""
 
 
+class AttributeSettings(_Frozen):
+    """Classifiers of attributes by picture, and how strongly those that a query names enter its score."""
+
+    fields: tuple[str, ...] = ()
+    num_values: int = 0
+    weight: float = 0.0
+    chosen_because: str = ""
+
+
 class StudentSettings(_Frozen):
     """One text tower in the members' place for queries in words, or why there is none."""
 
@@ -120,6 +129,7 @@ class Manifest(_Frozen):
     clusters: ClusterSettings
     gallery: GallerySettings = Field(GallerySettings(), description="Absent before names could be searched: image.")
     bank: BankSettings = Field(BankSettings(), description="Absent before there were banks.")
+    attributes: AttributeSettings = Field(AttributeSettings(), description="Absent before there were heads.")
     student: StudentSettings = Field(StudentSettings(), description="Absent before there were students.")
     rescored: int
     candidates: tuple[Candidate, ...] = ()

@@ -39,6 +39,7 @@ ATTRIBUTE_TEMPLATES = (
     Template("{sub_category}", ("sub_category",), 0.05),
 )
 TEMPLATES = (NAME, *ATTRIBUTE_TEMPLATES)
+CAPTION_FIELDS = tuple(dict.fromkeys(field for template in ATTRIBUTE_TEMPLATES for field in template.fields))
 
 
 @dataclass(frozen=True, eq=False)

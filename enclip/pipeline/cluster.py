@@ -15,6 +15,7 @@ from enclip.pipeline.bank import bank_texts, query_bank
 from enclip.pipeline.distil import fetch_student, judged
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
+from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import STUDENT, open_release
 from enclip.pipeline.platform import Platform
@@ -23,6 +24,7 @@ from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Products, Split
 from enclip.release import (
+    AttributeSettings,
     BankSettings,
     ClusterSettings,
     GallerySettings,
@@ -114,6 +116,12 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
             exemplar_share=mix.exemplar_share,
             chosen_because=tuned.why.get("bank", "There are no captions to make one of."),
         ),
+        "attributes": AttributeSettings(
+            fields=searcher.heads.fields if searcher.heads else (),
+            num_values=sum(map(len, searcher.heads.values)) if searcher.heads else 0,
+            weight=mix.attribute_weight,
+            chosen_because=tuned.why.get("attributes", "The catalog has no attributes to tell apart."),
+        ),
         "gallery": gallery.model_copy(
             update={
                 "bm25_weight": mix.bm25_weight,
@@ -124,7 +132,7 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
 
 
 def _parts(manifest: Manifest) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in ("clusters", "bank", "gallery", "student")}
+    return {name: getattr(manifest, name) for name in ("clusters", "bank", "attributes", "gallery", "student")}
 
 
 def _chosen(
@@ -143,6 +151,13 @@ def _chosen(
     models = [load_member(platform.registry, member.source) for member in choice.members]
     words = NameIndex(products) if recipe.gallery == "hybrid" else None
     bank = query_bank(bank_texts(products), models, blocks, weights)
+    values = train_values(products)
+    parts = [
+        member_heads(products, block, values, sharpness=model.sharpness)
+        for model, block in zip(models, blocks, strict=True)
+        if values
+    ]
+    heads = ensemble_heads(values, parts, weights, [model.sharpness for model in models])
 
     def build(count: int, mix: Mix) -> Searcher:
         return Searcher.build(
@@ -156,6 +171,7 @@ def _chosen(
             name_block_NDs=names,
             names=words,
             bank=bank,
+            heads=heads,
         )
 
     queries = [ClipEncoder(model).encode_texts(select.texts) for model in models]

@@ -53,14 +53,15 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             "challenger": measure(searcher, blocks, queries, allowed=is_gate).evaluation,
             "without clusters": measure(searcher, blocks, queries, allowed=is_gate, use_clusters=False).evaluation,
             "without bank": measure(without_bank(searcher), blocks, queries, allowed=is_gate).evaluation,
+            "without attributes": measure(
+                searcher.with_mix(attribute_weight=0), blocks, queries, allowed=is_gate
+            ).evaluation,
         }
         if challenger.student is not None:
             taught_by = replace(challenger, student=None).encode_texts(texts)
             systems["without student"] = measure(searcher, taught_by, queries, allowed=is_gate).evaluation
         own = challenger.manifest.gallery.protocol
-        protocols: dict[str, str] = dict.fromkeys(
-            ("challenger", "without clusters", "without bank", "without student", "best member", "base"), own
-        )
+        protocols: dict[str, str] = dict.fromkeys([*systems, "best member", "base"], own)
         for name, (searched, evaluation) in parts_alone(searcher, blocks, queries, allowed=is_gate).items():
             protocols[name], systems[name] = searched, evaluation
         if plan.kind == "retrain":  # a refresh brings no model that could be judged

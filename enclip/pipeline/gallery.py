@@ -50,7 +50,7 @@ def extended(
     blocks: Sequence[NDArray[np.float16]],
     names: Sequence[NDArray[np.float16]] = (),
 ) -> Searcher:
-    """The same ensemble, projection, centroids, bank and mix over other products.
+    """The same ensemble, projection, centroids, bank, heads and mix over other products.
 
     Args:
         names: per member the products' names, where the searcher holds names.
@@ -66,6 +66,7 @@ def extended(
         name_block_NDs=names,
         names=NameIndex(products) if searcher.names is not None else None,
         bank=searcher.bank,
+        heads=searcher.heads,
     )
 
 
@@ -87,6 +88,11 @@ def measure(
 def without_bank(searcher: Searcher) -> Searcher:
     """The same search by plain cosines: without what the bank of likely queries does to words."""
     return searcher.with_mix(calibration=0, exemplar_share=0, narrowing=0)
+
+
+def plain(searcher: Searcher) -> Searcher:
+    """The ensemble's cosines alone: without bank, attributes and clusters; names keep their part."""
+    return without_bank(searcher).with_mix(attribute_weight=0, pull=0)
 
 
 def parts_alone(

@@ -117,6 +117,7 @@ def evidence_of(evaluation: EvaluationStep, policy: GatePolicy) -> gates.GateEvi
         best_member=against("best member", headline, policy.tolerance),
         no_clusters=None if is_refresh else against("without clusters", headline, policy.tolerance),
         no_bank=None if is_refresh else against("without bank", headline, policy.tolerance),
+        no_attributes=None if is_refresh else against("without attributes", headline, policy.tolerance),
         categories=_present({name: within(~names & (category == name)) for name in counts}),
         pooled=_present(pools),
         new_categories={name: counts.get(name, 0) for name in evaluation.new_categories},

@@ -45,10 +45,13 @@ class Validator:
         """mAP@10 over specific and type queries together; 0 where the split has no query."""
         return float(ap_at_10_of_scores(score_QN, self._relevant_QN).mean()) if self.queries else 0.0
 
+    def ap_of_rankings(self, rankings: Sequence[Ranking]) -> NDArray[np.float64]:
+        """AP@10 of each query, for rankings that a searcher made."""
+        return np.array([result.ap_at_10 for result in evaluate(self.queries, rankings).results])
+
     def quality_of_rankings(self, rankings: Sequence[Ranking]) -> float:
-        """The same for rankings that a searcher made."""
-        results = evaluate(self.queries, rankings).results
-        return float(np.mean([result.ap_at_10 for result in results])) if results else 0.0
+        """mAP@10 of such rankings; 0 where the split has no query."""
+        return float(self.ap_of_rankings(rankings).mean()) if self.queries else 0.0
 
 
 def figures_of(evaluation: Evaluation, *, prefix: str) -> dict[str, float]:

@@ -24,6 +24,8 @@ def check_parts(searcher: "Searcher") -> None:
         raise ReleaseError("Names have a weight in the score, but are not among the release's embeddings or files.")
     if (mix.calibration or mix.exemplar_share) and searcher.bank is None:
         raise ReleaseError("The score is calibrated, but the release's files hold no bank of queries to do it by.")
+    if mix.attribute_weight and searcher.heads is None:
+        raise ReleaseError("Attributes have a weight in the score, but the release's files hold no heads for them.")
     sizes = {len(ids), len(searcher.embedding_ND), len(searcher.index), len(searcher.clusters.assignment_N)}
     width = sum(searcher.dims) * (2 if searcher.has_names else 1)
     widths = (searcher.embedding_ND.shape[1], len(searcher.projection.scale_D), width)
@@ -32,10 +34,10 @@ def check_parts(searcher: "Searcher") -> None:
         len(sizes) > 1
         or len(set(widths)) > 1
         or searcher.cluster_mean_CD.shape != means
-        or searcher.index.width != searcher.projection.width + (searcher.bank is not None)
-        or (searcher.bank is None) != (searcher.bias_N is None)
-        or (searcher.bias_N is not None and len(searcher.bias_N) != len(ids))
+        or searcher.index.width != searcher.projection.width + searcher.wording.width
+        or searcher.wording.offset_NE.shape != (len(ids), searcher.wording.width)
         or (searcher.bank is not None and searcher.bank.dims != searcher.dims)
+        or (searcher.heads is not None and searcher.heads.dims != searcher.dims)
     ):
         raise ReleaseError(
             f"Parts of the release do not fit each other: {sorted(sizes)} products, widths {widths}, "

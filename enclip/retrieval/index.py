@@ -76,8 +76,8 @@ class FlatIndex:
         return cls(index)
 
 
-def with_column(vector_NP: Floats, value_N: Floats | None) -> Floats:
-    """`[N, P + 1]`: vectors with one more value each; without values, the vectors themselves."""
-    if value_N is None:
+def with_columns(vector_NP: Floats, value_NE: Floats) -> Floats:
+    """`[N, P + E]`: vectors with more values each."""
+    if not value_NE.shape[1]:
         return vector_NP
-    return np.concatenate([vector_NP, np.asarray(value_N, np.float32)[:, None]], axis=1)
+    return np.concatenate([vector_NP, np.asarray(value_NE, np.float32)], axis=1)

@@ -16,6 +16,7 @@ class Mix:
         bm25_weight: of BM25 over names in the score of words.
         calibration: of the bank's bias that comes off the score of words.
         exemplar_share: of the bank's exemplars in a query in words.
+        attribute_weight: of the heads' log-probability of the attributes that words name.
     """
 
     pull: float = 0.0
@@ -24,6 +25,7 @@ class Mix:
     bm25_weight: float = 0.0
     calibration: float = 0.0
     exemplar_share: float = 0.0
+    attribute_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Floats, Products, Ranking
 from enclip.retrieval import fusion, ranking
-from enclip.retrieval.bank import BANK, QueryBank
+from enclip.retrieval.bank import QueryBank
 from enclip.retrieval.blocks import fit_projection, joined
 from enclip.retrieval.checks import check_parts, check_query
 from enclip.retrieval.clusters import Clusters, cluster_means, firm
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
-from enclip.retrieval.index import FlatIndex, with_column
+from enclip.retrieval.heads import AttributeHeads
+from enclip.retrieval.index import FlatIndex, with_columns
 from enclip.retrieval.mix import NOTHING, Mix
 from enclip.retrieval.projection import Projection
 from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches, word_shares
+from enclip.retrieval.wording import Wording
 
 PROJECTION, INDEX, CLUSTERS = "projection.npz", "index.faiss", "clusters.npz"
 SETTINGS = ("dims", "weights", "rescored")
@@ -40,19 +42,18 @@ class Searcher:
     the share on the query's side: a query without words leaves the names out, in the same index. With
     BM25 its best names join the candidates, and their score is blended with the vectors' (`fusion.blend`).
 
-    A `QueryBank` moves words toward pictures, tells broad queries from narrow ones, and gives each product a
-    bias that comes off its score for words: one more column of the index. A query that is a picture leaves it out.
+    What words do beyond that, by a bank of likely queries and by attribute heads, is `Wording`; a query that is a
+    picture leaves it out.
 
     Attributes:
         products: the N products, by product_id ascending.
         embedding_ND: float16 concatenation of the members' image embeddings, D = ΣD_k; with names those of
             the names behind it, D = 2ΣD_k.
         dims, weights: per member the width of its block and its share of the score.
-        projection, index, clusters, names, bank: see their modules; names and bank may be None.
+        projection, index, clusters, names, wording: see their modules; names may be None.
         mix: the weights of what enters the score beside cosines. Clusters of a pull of 0 still name each hit's.
         rescored: products that get the second pass, or `k` if that is more.
         cluster_mean_CD: the clusters' mean embeddings.
-        bias_N: the bank's bias of each product; None without a bank.
     """
 
     def __init__(
@@ -69,8 +70,7 @@ class Searcher:
         rescored: int,
         cluster_mean_CD: Floats | None = None,
         names: NameIndex | None = None,
-        bank: QueryBank | None = None,
-        bias_N: Floats | None = None,
+        wording: Wording | None = None,
     ) -> None:
         self.products = products
         self.embedding_ND = embedding_ND
@@ -82,13 +82,12 @@ class Searcher:
         self.mix = mix
         self.rescored = int(rescored)
         self.names = names
-        self.bank = bank
-        self.bias_N = bias_N
+        self.wording = wording or Wording.over(embedding_ND, mix, bank=None, heads=None)
         self._filters = FilterIndex(products)
         # Computed where a searcher is built, kept in its files: opening one must not read all embeddings.
         self.cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
         check_parts(self)
-        self._mean_bias_C = None if bias_N is None else cluster_means(bias_N[:, None], clusters)[:, 0]
+        self._mean_offset_CE = cluster_means(self.wording.offset_NE, clusters)
         self._firm_C = firm(clusters, self.cluster_mean_CD[:, : sum(self.dims)])
 
     @classmethod
@@ -106,6 +105,7 @@ class Searcher:
         name_block_NDs: Sequence[NDArray[np.floating]] = (),
         names: NameIndex | None = None,
         bank: QueryBank | None = None,
+        heads: AttributeHeads | None = None,
     ) -> "Searcher":
         """Project, index and cluster the members' embeddings of the products.
 
@@ -118,7 +118,7 @@ class Searcher:
                 refresh with new products leaves cluster numbers and old scores as they were.
             name_block_NDs: per member the text tower's `[N, D_k]` of the products' names; none: names are
                 not searched. A product without a name has its image embedding there too.
-            mix, names, bank: see the attributes.
+            mix, names, bank, heads: see the attributes and `Wording`.
 
         Raises:
             CatalogError: no products, or products out of order.
@@ -142,20 +142,19 @@ class Searcher:
             if like is None
             else like.clusters.assigned(vector_NP)
         )
-        bias_N = _bias(bank, embedding_ND, mix)
+        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads)
         return cls(
             products,
             embedding_ND,
             dims=dims,
             weights=weights,
             projection=projection,
-            index=FlatIndex.build(with_column(vector_NP, bias_N)),
+            index=FlatIndex.build(with_columns(vector_NP, wording.offset_NE)),
             clusters=clusters,
             mix=mix,
             rescored=rescored,
             names=names,
-            bank=bank,
-            bias_N=bias_N,
+            wording=wording,
         )
 
     def search(
@@ -186,17 +185,17 @@ class Searcher:
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
         share_Q = word_shares(len(query_QDs[0]), texts, text_shares)
-        query_QD, bias_Q = self._query(query_QDs, share_Q), self.mix.calibration * share_Q
+        query_QD, offset_QE = self._query(query_QDs, share_Q, texts)
         check_query(query_QDs, query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
         mask = both(self._filters.mask(filters), allowed)
         wanted = max(k, self.rescored)
-        pull_Q = np.zeros(len(share_Q)) if use_clusters is False else self._pulls(query_QDs)
+        pull_Q = np.zeros(len(share_Q)) if use_clusters is False else self.wording.pulls(query_QDs, self.mix)
         rankings = []
-        for query, row_C in enumerate(self._candidates(query_QD, bias_Q, mask, wanted)):
+        for query, row_C in enumerate(self._candidates(query_QD, offset_QE, mask, wanted)):
             match_N, weight = self._matches(texts, query), self.mix.bm25_weight * float(share_Q[query])
             if match_N is not None:
                 row_C = np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))
-            score_C = self._scores(query_QD[query], float(bias_Q[query]), row_C, float(pull_Q[query]))
+            score_C = self._scores(query_QD[query], offset_QE[query], row_C, float(pull_Q[query]))
             if match_N is not None:
                 score_C = fusion.blend(score_C, match_N[row_C], weight)
             ids, cluster_N = self.products.product_id, self.clusters.assignment_N
@@ -242,6 +241,16 @@ class Searcher:
         return self.embedding_ND[:, start : start + self.dims[member]]
 
     @property
+    def bank(self) -> QueryBank | None:
+        """The bank of likely queries."""
+        return self.wording.bank
+
+    @property
+    def heads(self) -> AttributeHeads | None:
+        """The attribute heads."""
+        return self.wording.heads
+
+    @property
     def has_names(self) -> bool:
         """Whether names are embedded beside the pictures."""
         return bool(self.embedding_ND.shape[1] == 2 * sum(self.dims))
@@ -251,8 +260,8 @@ class Searcher:
         blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]
         embedding_ND, dims = np.concatenate(blocks, axis=1), [self.dims[member]]
         projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.mix.name_share)
-        bank = None if self.bank is None else self.bank.member(member)
-        bias_N = _bias(bank, embedding_ND, self.mix)
+        bank, heads = self.wording.member(member)
+        wording = Wording.over(embedding_ND, self.mix, bank=bank, heads=heads)
         single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, projection.width), np.float32))
         return Searcher(
             self.products,
@@ -260,13 +269,12 @@ class Searcher:
             dims=dims,
             weights=[1.0],
             projection=projection,
-            index=FlatIndex.build(with_column(projection.gallery(embedding_ND), bias_N)),
+            index=FlatIndex.build(with_columns(projection.gallery(embedding_ND), wording.offset_NE)),
             clusters=single,
             mix=replace(self.mix, pull=0.0),
             rescored=self.rescored,
             names=self.names,
-            bank=bank,
-            bias_N=bias_N,
+            wording=wording,
         )
 
     def with_mix(self, **parts: float) -> "Searcher":
@@ -281,11 +289,10 @@ class Searcher:
         check_parts(changed)
         moved = (changed.mix.name_share, changed.mix.exemplar_share) != (self.mix.name_share, self.mix.exemplar_share)
         if self.bank is not None and moved:
-            changed.bias_N = bias_N = self.bank.bias(
-                self.embedding_ND, name_share=changed.mix.name_share, exemplar_share=changed.mix.exemplar_share
-            )
-            changed._mean_bias_C = cluster_means(bias_N[:, None], self.clusters)[:, 0]
-            changed.index = FlatIndex.build(with_column(self.index.vectors()[:, :-1], bias_N))
+            changed.wording = self.wording.remixed(self.embedding_ND, changed.mix)
+            changed._mean_offset_CE = cluster_means(changed.wording.offset_NE, self.clusters)
+            vector_NP = self.index.vectors()[:, : self.projection.width]
+            changed.index = FlatIndex.build(with_columns(vector_NP, changed.wording.offset_NE))
         return changed
 
     def exact_scores(
@@ -294,9 +301,9 @@ class Searcher:
         """`score_QN` over all products or some rows, without index, candidates and clusters: the slow oracle."""
         rows = np.arange(len(self.products)) if rows is None else rows
         share_Q = word_shares(len(query_QDs[0]), texts, None)
-        score_QN = self._query(query_QDs, share_Q) @ np.asarray(self.embedding_ND[rows], np.float32).T
-        if self.bias_N is not None:
-            score_QN -= self.mix.calibration * share_Q[:, None] * self.bias_N[rows]
+        query_QD, offset_QE = self._query(query_QDs, share_Q, texts)
+        score_QN = query_QD @ np.asarray(self.embedding_ND[rows], np.float32).T
+        score_QN -= offset_QE @ self.wording.offset_NE[rows].T
         for query, score_N in enumerate(score_QN):
             match_N = self._matches(texts, query)
             if match_N is not None:
@@ -316,8 +323,7 @@ class Searcher:
         self.projection.save(folder / PROJECTION)
         self.index.save(folder / INDEX)
         self.clusters.save(folder / CLUSTERS)
-        if self.bank is not None and self.bias_N is not None:
-            self.bank.save(folder / BANK, self.bias_N)
+        self.wording.save(folder)
         if self.names is not None:
             self.names.save(folder / NAMES)
 
@@ -329,7 +335,6 @@ class Searcher:
             ReleaseError: a file is missing, damaged, or does not fit the others.
         """
         parts = Parts.read(folder, *SETTINGS, "pull", **asdict(NOTHING))  # older releases have less in their mix
-        bank, bias_N = QueryBank.load(folder / BANK) if (folder / BANK).exists() else (None, None)
         return cls(
             parts.products,
             parts.embedding_ND,
@@ -338,24 +343,13 @@ class Searcher:
             clusters=Clusters.load(folder / CLUSTERS),
             cluster_mean_CD=parts.cluster_mean_CD,
             names=NameIndex.load(folder / NAMES, parts.products) if (folder / NAMES).exists() else None,
-            bank=bank,
-            bias_N=bias_N,
+            wording=Wording.load(folder, num_products=len(parts.products)),
             mix=Mix(**{name: float(parts.settings[name]) for name in Mix.names()}),
             **{name: parts.settings[name] for name in SETTINGS},
         )
 
-    def _query(self, query_QDs: Sequence[Floats], share_Q: Floats) -> Floats:
-        if self.bank is not None:
-            query_QDs = self.bank.enrich(query_QDs, self.mix.exemplar_share * share_Q)
-        query_QD = fusion.weight_query(query_QDs, self.weights)
-        return fusion.share_query(query_QD, self.mix.name_share * share_Q) if self.has_names else query_QD
-
-    def _pulls(self, query_QDs: Sequence[Floats]) -> Floats:
-        """`[Q]`: the pull of each query; without a bank no query is known to be narrow."""
-        if self.bank is None or not self.mix.pull * self.mix.narrowing:
-            return np.full(len(query_QDs[0]), self.mix.pull, np.float32)
-        breadth_Q = self.bank.breadth(query_QDs)
-        return np.asarray(self.mix.pull * (1 - self.mix.narrowing * (1 - breadth_Q)), np.float32)
+    def _query(self, query_QDs: Sequence[Floats], share_Q: Floats, texts: Texts | None) -> tuple[Floats, Floats]:
+        return self.wording.query(query_QDs, self.weights, self.mix, share_Q=share_Q, texts=texts, names=self.has_names)
 
     def _matches(self, texts: Texts | None, query: int) -> Floats | None:
         """`[N]` BM25 of one query; None where it has no part in the score."""
@@ -363,32 +357,25 @@ class Searcher:
             return None
         return self.names.coverage(texts[query] or "")
 
-    def _candidates(self, query_QD: Floats, bias_Q: Floats, mask: Mask | None, wanted: int) -> list[NDArray[np.int64]]:
+    def _candidates(
+        self, query_QD: Floats, offset_QE: Floats, mask: Mask | None, wanted: int
+    ) -> list[NDArray[np.int64]]:
         allowed = len(self.products) if mask is None else int(np.count_nonzero(mask))
         if allowed <= wanted:
             # The first pass only chooses whom to score exactly; here it is everybody.
             rows = np.arange(len(self.products)) if mask is None else np.flatnonzero(mask)
             return [rows] * len(query_QD)
-        query_QP = with_column(self.projection.query(query_QD), None if self.bias_N is None else -bias_Q)
+        query_QP = with_columns(self.projection.query(query_QD), -offset_QE)
         return self.index.search(query_QP, num_rows=wanted, allowed_N=mask)
 
-    def _scores(self, query_D: Floats, bias: float, row_C: NDArray[np.int64], pull: float) -> Floats:
+    def _scores(self, query_D: Floats, offset_E: Floats, row_C: NDArray[np.int64], pull: float) -> Floats:
         # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal
         # pictures by where they lie; einsum treats every row alike.
         score_C = np.einsum("cd,d->c", np.asarray(self.embedding_ND[row_C], np.float32), query_D)
-        if self.bias_N is not None:
-            score_C = score_C - bias * self.bias_N[row_C]
+        score_C = score_C - np.einsum("ce,e->c", self.wording.offset_NE[row_C], offset_E)
         if pull > 0 and len(row_C):
             found, place_C = np.unique(self.clusters.assignment_N[row_C], return_inverse=True)
-            mean_C = self.cluster_mean_CD[found] @ query_D
-            if self._mean_bias_C is not None:
-                mean_C = mean_C - bias * self._mean_bias_C[found]
+            mean_C = self.cluster_mean_CD[found] @ query_D - self._mean_offset_CE[found] @ offset_E
             pulled_C = (1 - pull) * score_C + pull * mean_C[place_C]
             score_C = np.where(self._firm_C[found][place_C], pulled_C, np.maximum(score_C, pulled_C))
         return np.asarray(score_C, np.float32)
-
-
-def _bias(bank: QueryBank | None, embedding_ND: NDArray[np.floating], mix: Mix) -> Floats | None:
-    if bank is None:
-        return None
-    return bank.bias(embedding_ND, name_share=mix.name_share, exemplar_share=mix.exemplar_share)

@@ -1,9 +1,11 @@
-"""(d) What do fine-tuning, ensembling, the bank, clusters and product text each add?"""
+"""(d) What do fine-tuning, ensembling, the bank, attributes, clusters and product text each add?"""
 
-from enclip.pipeline.gallery import without_bank
+from enclip.pipeline.gallery import plain, without_bank
 from enclip.retrieval.text import NameIndex
 from enclip.studies.findings import Findings
 from enclip.studies.material import Material
+
+PULL = 0.15  # where select chose none: the least that is tried
 
 
 def run(material: Material) -> Findings:
@@ -19,12 +21,16 @@ def run(material: Material) -> Findings:
     systems = {
         "fine-tuned, best epoch": material.ap(material.scores(material.best_epoch)),
         "not fine-tuned": material.ap(material.scores(base)),
-        "fine-tuned + bank": material.searched(single.with_mix(pull=0), [material.best_epoch]),
-        "fine-tuned + bank + clusters": material.searched(single, [material.best_epoch]),
-        "ensemble": material.searched(without_bank(release).with_mix(pull=0), members),
-        "ensemble + clusters": material.searched(without_bank(release), members),
-        "ensemble + bank": material.searched(release.with_mix(pull=0), members),
-        "ensemble + bank + clusters": material.searched(release, members),
+        "fine-tuned + bank": material.searched(single.with_mix(attribute_weight=0, pull=0), [material.best_epoch]),
+        "fine-tuned + bank + attributes": material.searched(single.with_mix(pull=0), [material.best_epoch]),
+        "ensemble": material.searched(plain(release), members),
+        "ensemble + clusters": material.searched(plain(release).with_mix(pull=release.mix.pull or PULL), members),
+        "ensemble + attributes": material.searched(without_bank(release).with_mix(pull=0), members),
+        "ensemble + bank": material.searched(release.with_mix(attribute_weight=0, pull=0), members),
+        "ensemble + bank + attributes": material.searched(release.with_mix(pull=0), members),
+        "ensemble + bank + attributes + clusters": material.searched(
+            release.with_mix(pull=release.mix.pull or PULL), members
+        ),
         "names: BM25 alone": material.ap_of_rankings(names),
         "names: vectors of pictures and names": material.searched(vectors, members),
         "names: hybrid": material.searched(hybrid, members),

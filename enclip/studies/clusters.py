@@ -38,7 +38,13 @@ def run(material: Material) -> Findings:
 def _with_clusters(searcher: Searcher, count: int) -> Searcher:
     blocks = [searcher.block(member) for member in range(len(searcher.dims))]
     return Searcher.build(
-        searcher.products, blocks, searcher.weights, cluster_count=count, mix=searcher.mix, bank=searcher.bank
+        searcher.products,
+        blocks,
+        searcher.weights,
+        cluster_count=count,
+        mix=searcher.mix,
+        bank=searcher.bank,
+        heads=searcher.heads,
     )
 
 

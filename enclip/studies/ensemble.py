@@ -1,6 +1,6 @@
 """(a) Does the release beat one model that was trained as long? The main study."""
 
-from enclip.pipeline.gallery import without_bank
+from enclip.pipeline.gallery import plain, without_bank
 from enclip.studies.findings import Findings
 from enclip.studies.material import Material
 
@@ -18,16 +18,15 @@ def run(material: Material) -> Findings:
     baseline = material.tuned([material.baseline], [1.0])
     systems = {
         BASELINE: material.ap(material.scores(material.baseline)),
-        "plain run, best epoch, with the bank": material.searched(
-            baseline.searcher.with_mix(pull=0), [material.baseline]
-        ),
+        "plain run, best epoch, as a release": material.searched(baseline.searcher, [material.baseline]),
         "best epoch of the instances": material.ap(material.scores(material.best_epoch)),
         "uniform, last five epochs": material.ap(material.weighted(last, [1 / len(last)] * len(last))),
         "greedy ensemble": material.ap(material.weighted(members, weights)),
-        BEST_MEMBER: material.searched(without_bank(alone), [members[best]]),
-        "release's best member, with the bank": material.searched(alone, [members[best]]),
+        BEST_MEMBER: material.searched(plain(alone), [members[best]]),
+        "release's best member, as a release": material.searched(alone, [members[best]]),
         "best epoch as a release": material.searched(single.searcher, [material.best_epoch]),
         "release without its bank": material.searched(without_bank(tuned), members),
+        "release without attributes": material.searched(tuned.with_mix(attribute_weight=0), members),
         "release without clusters": material.searched(tuned.with_mix(pull=0), members),
         RELEASE: material.searched(tuned, members),
     }

@@ -22,11 +22,13 @@ from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
 from enclip.models.device import resolve_device
 from enclip.pipeline.bank import BankTexts, bank_texts
+from enclip.pipeline.heads import Values, member_heads, train_values
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.train import sized, training_rows
 from enclip.pipeline.validate import Validator
 from enclip.recipes import Recipe, TrainRecipe
 from enclip.records import Floats, Products, Split
+from enclip.retrieval.heads import MemberHeads
 from enclip.studies.folds import rotated
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,11 @@ class Fold:
     def bank(self) -> BankTexts:
         """Likely queries, from captions of the train split."""
         return bank_texts(self.products)
+
+    @cached_property
+    def values(self) -> Values:
+        """What attribute heads tell apart."""
+        return train_values(self.products)
 
     @property
     def texts(self) -> list[str]:
@@ -160,6 +167,20 @@ class Lab:
     def embed(self, epoch: Epoch) -> Embedded:
         """All products, queries, bank texts and names by one epoch."""
         return self.embed_model(epoch.folder, fold=epoch.training.fold)
+
+    def heads(self, epoch: Epoch) -> MemberHeads:
+        """The attribute heads of an epoch on its fold's train split, over `Fold.values`."""
+        fold = epoch.training.fold
+        path = epoch.folder / f"heads-{fold}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                return MemberHeads(file["weight"], file["intercept"])
+        embedded, world = self.embed(epoch), self.fold(fold)
+        made = member_heads(world.products, embedded.image_ND, world.values, sharpness=embedded.sharpness)
+        buffer = io.BytesIO()
+        np.savez(buffer, weight=made.weight_DV, intercept=made.intercept_V)
+        write_whole(path, buffer.getvalue())
+        return made
 
     def embed_model(self, checkpoint: Path, *, fold: int) -> Embedded:
         """The same by a checkpoint."""

@@ -107,4 +107,5 @@ def _with_pictures(material: Material, image_GDs: Sequence[Floats]) -> Searcher:
         rescored=release.rescored,
         like=release,
         bank=release.bank,
+        heads=release.heads,
     )

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from enclip.evaluation.metrics import ap_at_10_of_scores, evaluate, relevance
 from enclip.pipeline.bank import SOFTER
+from enclip.pipeline.heads import ensemble_heads
 from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Floats, Ranking, Split
@@ -120,6 +121,13 @@ class Material:
             sharpness=SOFTER * float(np.average([part.sharpness for part in parts], weights=weights)),
         )
 
+        heads = ensemble_heads(
+            self.world.values,
+            [self.lab.heads(member) for member in members] if self.world.values else [],
+            weights,
+            [part.sharpness for part in parts],
+        )
+
         def build(count: int, mix: Mix) -> Searcher:
             return Searcher.build(
                 products,
@@ -129,6 +137,7 @@ class Material:
                 mix=mix,
                 rescored=self.setting.release.rescored,
                 bank=bank,
+                heads=heads,
                 name_block_NDs=[part.name_ND for part in parts] if names else (),
                 names=NameIndex(products) if names else None,
             )

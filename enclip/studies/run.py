@@ -37,7 +37,9 @@ STUDIES: dict[str, Study] = {
     ),
     "clusters": Study("Are the clusters good, and what do they do to the ranking?", clusters.run),
     "size": Study("How large an ensemble, and of which members?", size.run),
-    "ablation": Study("What do fine-tuning, ensembling, the bank, clusters and names each add?", ablation.run),
+    "ablation": Study(
+        "What do fine-tuning, ensembling, the bank, attributes, clusters and names each add?", ablation.run
+    ),
     "fusion": Study("How are members fused: scores, ranks, or weights?", fusion.run),
     "low-quality": Study(
         "How does search hold when pictures are poor?",

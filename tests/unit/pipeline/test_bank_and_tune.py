@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from enclip.pipeline.bank import bank_texts
-from enclip.pipeline.tune import tune
+from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
+from enclip.pipeline.tune import _is_better, tune
 from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
 from enclip.records import Floats, Product, Products, Split
@@ -114,6 +115,14 @@ def test_of_equals_the_least_is_taken() -> None:
     assert tuned.why["clusters"].startswith("1 clusters, pull 0, narrowing 0")
 
 
+def test_clusters_that_gain_less_than_an_error_are_left_out() -> None:
+    theirs = np.full(100, 0.5)
+    gains = np.tile([0.1, -0.1], 50)  # a standard error of 0.01
+    assert not _is_better(theirs + 0.009 + gains, theirs, errors=1.0)
+    assert _is_better(theirs + 0.011 + gains, theirs, errors=1.0)
+    assert not _is_better(theirs, theirs, errors=0.0)
+
+
 def test_what_was_settled_before_stays() -> None:
     build, queries, select, allowed = world(hubs=0.5)
     recipe = ReleaseRecipe(cluster_counts=(4, 9), exemplar_shares=(0.0, 0.35))
@@ -123,7 +132,24 @@ def test_what_was_settled_before_stays() -> None:
     assert tuned.searcher.mix.calibration == 1.0, "the clusters are chosen over the calibrated score"
 
 
-@pytest.mark.parametrize("part", ["calibrations", "exemplar_shares", "narrowings"])
+def test_heads_are_weighed_where_select_shows_that_they_pay() -> None:
+    build, queries, select, allowed = world(hubs=0.0)
+    searcher = build(6, Mix())
+    values = train_values(searcher.products)
+    member = member_heads(searcher.products, searcher.block(0), values, sharpness=12.0)
+    heads = ensemble_heads(values, [member], [1.0], [12.0])
+
+    def with_heads(count: int, mix: Mix) -> Searcher:
+        blocks = [searcher.block(0)]
+        return Searcher.build(searcher.products, blocks, [1.0], cluster_count=count, mix=mix, heads=heads)
+
+    recipe = ReleaseRecipe(cluster_counts=(6,), pulls=(0.0,))
+    tuned = tune(with_heads, queries, select, allowed, recipe, mix=Mix())
+    assert tuned.searcher.mix.attribute_weight > 0
+    assert tuned.why["attributes"].startswith(f"weight {tuned.searcher.mix.attribute_weight:g}: ")
+
+
+@pytest.mark.parametrize("part", ["attribute_weights", "calibrations", "exemplar_shares", "narrowings"])
 def test_a_recipe_refuses_parts_outside_0_to_1(part: str) -> None:
     with pytest.raises(ValueError, match=part):
         ReleaseRecipe(**{part: (0.0, 1.5)})

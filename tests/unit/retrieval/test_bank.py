@@ -119,8 +119,8 @@ def test_a_picture_is_searched_without_it() -> None:
 def test_a_member_alone_is_calibrated_by_its_own_part_of_the_bank() -> None:
     built = searcher()
     alone = built.member(1)
-    assert alone.bias_N is not None and alone.bank is not None
-    np.testing.assert_allclose(alone.bias_N, alone.bank.bias(built.block(1)), atol=1e-6)
+    assert alone.bank is not None
+    np.testing.assert_allclose(alone.wording.offset_NE[:, 0], alone.bank.bias(built.block(1)), atol=1e-6)
     np.testing.assert_array_equal(alone.bank.text_JD, bank().text_JD[:, 16:])
 
 
@@ -143,10 +143,10 @@ def test_another_share_of_the_names_has_another_bias() -> None:
         bank=bank(),
     )
     changed = named.with_mix(name_share=0.7)
-    assert changed.bias_N is not None and named.bias_N is not None and changed.bank is not None
+    assert changed.bank is not None
     expected_N = changed.bank.bias(named.embedding_ND, name_share=0.7)
-    np.testing.assert_allclose(changed.bias_N, expected_N)
-    assert np.abs(changed.bias_N - named.bias_N).max() > 1e-3
+    np.testing.assert_allclose(changed.wording.offset_NE[:, 0], expected_N)
+    assert np.abs(changed.wording.offset_NE[:, 0] - named.wording.offset_NE[:, 0]).max() > 1e-3
     np.testing.assert_allclose(changed.index.vectors()[:, -1], expected_N)
 
 

@@ -1,0 +1,128 @@
+"""What words do to a score beyond cosines: the bank of likely queries and the attribute heads, as one part of a search.
+
+Both move a query's vector, and take something off each product's score that depends on the product alone. These
+offsets, E numbers a product, are E more columns of the index, which a query that is a picture gives no weight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.errors import ReleaseError
+from enclip.records import Floats
+from enclip.retrieval import fusion
+from enclip.retrieval.bank import BANK, QueryBank
+from enclip.retrieval.heads import HEADS, AttributeHeads
+from enclip.retrieval.mix import Mix
+from enclip.retrieval.text import Texts
+
+
+@dataclass(frozen=True, eq=False)
+class Wording:
+    """Bank and heads over N products; either may be None.
+
+    Attributes:
+        offset_NE: the bank's bias, then the heads' normaliser of each field; E is 0 without both.
+    """
+
+    bank: QueryBank | None
+    heads: AttributeHeads | None
+    offset_NE: Floats
+
+    @classmethod
+    def over(
+        cls, embedding_ND: NDArray[np.floating], mix: Mix, *, bank: QueryBank | None, heads: AttributeHeads | None
+    ) -> "Wording":
+        """Compute the offsets of products' concatenations, by a mix's shares of names and exemplars."""
+        normaliser_NF = _nothing(len(embedding_ND)) if heads is None else heads.normalisers(embedding_ND)
+        return cls(bank, heads, np.concatenate([_bias(bank, embedding_ND, mix), normaliser_NF], axis=1))
+
+    def remixed(self, embedding_ND: NDArray[np.floating], mix: Mix) -> "Wording":
+        """The same for other shares of names or exemplars, which move the bank's bias."""
+        normaliser_NF = self.offset_NE[:, int(self.bank is not None) :]
+        return Wording(
+            self.bank, self.heads, np.concatenate([_bias(self.bank, embedding_ND, mix), normaliser_NF], axis=1)
+        )
+
+    @property
+    def width(self) -> int:
+        """E as bank and heads have it."""
+        return int(self.bank is not None) + (0 if self.heads is None else len(self.heads.fields))
+
+    def query(
+        self,
+        query_QDs: Sequence[Floats],
+        weights: Sequence[float],
+        mix: Mix,
+        *,
+        share_Q: Floats,
+        texts: Texts | None,
+        names: bool,
+    ) -> tuple[Floats, Floats]:
+        """Weighted queries as their words move them, and per query what multiplies the offsets, `[Q, E]`.
+
+        Args:
+            share_Q: how much of each query its words are.
+            names: whether names lie behind the pictures in what is searched.
+        """
+        if self.bank is not None:
+            query_QDs = self.bank.enrich(query_QDs, mix.exemplar_share * share_Q)
+        query_QD = fusion.weight_query(query_QDs, weights)
+        if names:
+            query_QD = fusion.share_query(query_QD, mix.name_share * share_Q)
+        parts = [np.zeros((len(share_Q), 0), np.float32)]
+        if self.bank is not None:
+            parts.append(mix.calibration * share_Q[:, None])
+        if self.heads is not None:
+            strength_Q1 = mix.attribute_weight * share_Q[:, None]
+            direction_QD, asked_QF = self.heads.query(texts or [None] * len(share_Q))
+            query_QD[:, : direction_QD.shape[1]] += strength_Q1 * direction_QD
+            parts.append(strength_Q1 * asked_QF)
+        return query_QD, np.concatenate(parts, axis=1).astype(np.float32)
+
+    def pulls(self, query_QDs: Sequence[Floats], mix: Mix) -> Floats:
+        """`[Q]`: the clusters' pull on each query; without a bank no query is known to be narrow."""
+        if self.bank is None or not mix.pull * mix.narrowing:
+            return np.full(len(query_QDs[0]), mix.pull, np.float32)
+        breadth_Q = self.bank.breadth(query_QDs)
+        return np.asarray(mix.pull * (1 - mix.narrowing * (1 - breadth_Q)), np.float32)
+
+    def member(self, member: int) -> tuple[QueryBank | None, AttributeHeads | None]:
+        """Bank and heads of one member alone."""
+        return (
+            None if self.bank is None else self.bank.member(member),
+            None if self.heads is None else self.heads.member(member),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the files of what there is."""
+        first = int(self.bank is not None)
+        if self.bank is not None:
+            self.bank.save(folder / BANK, self.offset_NE[:, 0])
+        if self.heads is not None:
+            self.heads.save(folder / HEADS, self.offset_NE[:, first:])
+
+    @classmethod
+    def load(cls, folder: Path, *, num_products: int) -> "Wording":
+        """What a folder holds of it. Raises ReleaseError where a file is damaged, or of other products."""
+        bank, bias_N = QueryBank.load(folder / BANK) if (folder / BANK).exists() else (None, None)
+        heads, normaliser_NF = AttributeHeads.load(folder / HEADS) if (folder / HEADS).exists() else (None, None)
+        columns = [_nothing(num_products)]
+        columns += [] if bias_N is None else [bias_N[:, None]]
+        columns += [] if normaliser_NF is None else [normaliser_NF]
+        if {len(column) for column in columns} != {num_products}:
+            raise ReleaseError(f"The bank or the heads at {folder} are not of its {num_products} products.")
+        return cls(bank, heads, np.concatenate(columns, axis=1))
+
+
+def _bias(bank: QueryBank | None, embedding_ND: NDArray[np.floating], mix: Mix) -> Floats:
+    if bank is None:
+        return _nothing(len(embedding_ND))
+    return bank.bias(embedding_ND, name_share=mix.name_share, exemplar_share=mix.exemplar_share)[:, None]
+
+
+def _nothing(num_rows: int) -> Floats:
+    return np.zeros((num_rows, 0), np.float32)

@@ -1,0 +1,218 @@
+"""Attribute heads: what words name, log-probabilities by hand, and the search against its slow oracle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enclip.errors import ReleaseError
+from enclip.records import Floats, Product, Products
+from enclip.retrieval.bank import QueryBank
+from enclip.retrieval.heads import HEADS, AttributeHeads, MemberHeads, fit_heads, known_values
+from enclip.retrieval.mix import Mix
+from enclip.retrieval.searcher import Searcher
+
+COLOURS, TYPES = ("Blue", "Navy Blue", "Red"), ("Bags", "Shirts")
+VALUES = {"base_colour": COLOURS, "article_type": TYPES}
+DIMS, WEIGHTS, SHARPNESS = [16, 24], [0.75, 0.25], 8.0
+
+
+def unit(vectors: np.ndarray) -> Floats:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def catalog(count: int = 600) -> Products:
+    chance = np.random.default_rng(0)
+    rows = zip(chance.choice(COLOURS, count), chance.choice(TYPES, count), strict=True)
+    return Products.from_rows(
+        [
+            Product(f"p{row:05d}", f"name {row}", f"{row:064x}", base_colour=str(colour), article_type=str(kind))
+            for row, (colour, kind) in enumerate(rows)
+        ]
+    )
+
+
+def blocks(products: Products) -> list[Floats]:
+    """Per member embeddings in which colours and types have directions of their own, under much noise."""
+    made = []
+    for seed, dim in enumerate(DIMS):
+        chance = np.random.default_rng(seed)
+        meant = {value: chance.normal(size=dim) for value in (*COLOURS, *TYPES)}
+        clean = np.stack([meant[row.base_colour] + meant[row.article_type] for row in products])
+        made.append(unit(clean + 0.7 * chance.normal(size=clean.shape)))
+    return made
+
+
+def heads(products: Products) -> AttributeHeads:
+    rows = np.arange(0, len(products), 2)
+    members = [fit_heads(products, rows, block, VALUES, sharpness=SHARPNESS) for block in blocks(products)]
+    return AttributeHeads.of(VALUES, members, weights=WEIGHTS, sharpness=SHARPNESS)
+
+
+def searcher(products: Products, *, rescored: int = 50, **mix: float) -> Searcher:
+    return Searcher.build(
+        products,
+        blocks(products),
+        WEIGHTS,
+        cluster_count=6,
+        mix=Mix(**{"attribute_weight": 0.8, **mix}),
+        rescored=rescored,
+        heads=heads(products),
+    )
+
+
+def log_probability(made: AttributeHeads, block_NDs: list[Floats], field: int, value: int) -> Floats:
+    """By hand: the members' logits, summed by weight, through a softmax over the field."""
+    start = sum(len(values) for values in made.values[:field])
+    columns = slice(start, start + len(made.values[field]))
+    logit_NV = sum(
+        weight * (block.astype(np.float16).astype(np.float32) @ part[:, columns] + intercept[columns])
+        for weight, block, part, intercept in zip(
+            WEIGHTS, block_NDs, np.split(made.weight_DV, [DIMS[0]]), made.intercept_MV, strict=True
+        )
+    )
+    return np.asarray(logit_NV[:, value] - np.log(np.exp(logit_NV).sum(axis=1)), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("navy blue shirt", [[1], [4]]),  # not blue; a plural is alike
+        ("BLUE, red bags", [[0, 2], [3]]),
+        ("shirting in bluegrass", [[], []]),  # whole words
+        ("navy", [[], []]),
+        ("", [[], []]),
+    ],
+)
+def test_what_a_text_names(text: str, named: list[list[int]]) -> None:
+    assert heads(catalog(60)).asked(text) == named
+
+
+def test_heads_tell_attributes_of_products_that_they_have_not_seen() -> None:
+    products = catalog()
+    made, held_out = heads(products), np.arange(1, 600, 2)
+    scores_NV = np.stack([log_probability(made, blocks(products), 0, value) for value in range(3)], axis=1)
+    found = np.array(COLOURS)[scores_NV.argmax(axis=1)]
+    assert (found == products.base_colour)[held_out].mean() > 0.8
+
+
+def test_a_score_gains_the_log_probability_of_what_its_words_name() -> None:
+    products = catalog()
+    built, made = searcher(products), heads(products)
+    queries = [unit(np.random.default_rng(5).normal(size=(1, dim))) for dim in DIMS]
+    plain_N = built.with_mix(attribute_weight=0).exact_scores(queries, texts=["navy blue shirt"])[0]
+    found_N = built.exact_scores(queries, texts=["navy blue shirt"])[0]
+    logs_N = sum(log_probability(made, blocks(products), field, value) for field, value in ((0, 1), (1, 1)))
+    gained_N = (found_N - plain_N) * SHARPNESS / 0.8
+    offset = gained_N - logs_N  # a constant of the query: the intercepts
+    np.testing.assert_allclose(offset, offset.mean(), atol=5e-3)
+
+
+def test_search_agrees_with_scoring_everything() -> None:
+    products = catalog()
+    built = searcher(products, rescored=100, pull=0.0)
+    queries = [unit(np.random.default_rng(7).normal(size=(12, dim))) for dim in DIMS]
+    texts = [f"{colour} {kind}" for colour in COLOURS for kind in TYPES] * 2
+    score_QN = built.exact_scores(queries, texts=texts)
+    for scores, ranking in zip(score_QN, built.search(queries, k=600, texts=texts), strict=True):
+        by_id = {hit.product_id: hit.score for hit in ranking.hits}
+        np.testing.assert_allclose([by_id[f"p{row:05d}"] for row in range(600)], scores, atol=3e-5)
+    expected = [{f"p{row:05d}" for row in np.argsort(-scores)[:10]} for scores in score_QN]
+    found = [set(ranking.product_ids) for ranking in built.search(queries, k=10, texts=texts)]
+    assert np.mean([len(a & b) / 10 for a, b in zip(expected, found, strict=True)]) > 0.95
+
+
+def test_a_picture_and_other_words_are_scored_as_before() -> None:
+    products = catalog()
+    built = searcher(products)
+    queries = [block[:3] for block in blocks(products)]
+    without = built.with_mix(attribute_weight=0)
+    assert built.search(queries, k=20) == without.search(queries, k=20)
+    assert built.search(queries, k=20, texts=["something"] * 3) == without.search(queries, k=20, texts=["else"] * 3)
+    half = built.search(queries, k=20, texts=["red bag"] * 3, text_shares=[0.0] * 3)
+    assert half == without.search(queries, k=20)
+
+
+def test_the_heads_of_one_member_are_its_own() -> None:
+    products = catalog()
+    alone = searcher(products).member(1)
+    own = fit_heads(products, np.arange(0, 600, 2), blocks(products)[1], VALUES, sharpness=SHARPNESS)
+    assert alone.heads is not None
+    np.testing.assert_allclose(alone.heads.weight_DV, own.weight_DV, atol=1e-5)
+    found = alone.search([blocks(products)[1][:1]], k=30, texts=["red bags"])[0].product_ids
+    rows = [int(product_id[1:]) for product_id in found]
+    assert np.mean(products.base_colour[rows] == "Red") > 0.6
+
+
+def test_a_saved_searcher_opens_with_its_heads(tmp_path: Path) -> None:
+    built = searcher(catalog())
+    built.save(tmp_path)
+    opened = Searcher.load(tmp_path)
+    queries = [unit(np.random.default_rng(9).normal(size=(2, dim))) for dim in DIMS]
+    assert opened.search(queries, k=10, texts=["red bag", "x"]) == built.search(queries, k=10, texts=["red bag", "x"])
+
+
+def test_heads_that_are_damaged_or_gone_are_refused(tmp_path: Path) -> None:
+    built = searcher(catalog())
+    built.save(tmp_path)
+    (tmp_path / HEADS).write_bytes(b"not an npz")
+    with pytest.raises(ReleaseError, match="heads"):
+        Searcher.load(tmp_path)
+    (tmp_path / HEADS).unlink()
+    with pytest.raises(ReleaseError, match="no heads"):
+        Searcher.load(tmp_path)
+
+
+def test_heads_of_other_products_are_refused(tmp_path: Path) -> None:
+    built = searcher(catalog())
+    built.save(tmp_path)
+    heads(catalog()).save(tmp_path / HEADS, np.zeros((5, 2), np.float32))
+    with pytest.raises(ReleaseError, match="not of its 600 products"):
+        Searcher.load(tmp_path)
+
+
+def test_values_that_are_rare_or_alone_have_no_head() -> None:
+    products = Products.from_rows(
+        [
+            Product(
+                f"p{row}",
+                "",
+                f"{row:064x}",
+                base_colour="Red" if row < 5 else "Blue" if row < 8 else "Taupe",
+                article_type="Bags",
+            )
+            for row in range(10)
+        ]
+    )
+    fields = ("base_colour", "article_type", "gender")
+    assert known_values(products, np.arange(10), fields) == {"base_colour": ("Blue", "Red")}
+
+
+def test_two_values_are_a_softmax_as_well() -> None:
+    products = catalog(100)
+    kept = fit_heads(products, np.arange(100), blocks(products)[0], {"article_type": TYPES}, sharpness=SHARPNESS)
+    logit_NV = blocks(products)[0] @ kept.weight_DV + kept.intercept_V
+    assert isinstance(kept, MemberHeads)
+    assert (np.array(TYPES)[logit_NV.argmax(axis=1)] == products.article_type).mean() > 0.8
+
+
+def test_bank_and_heads_stand_side_by_side(tmp_path: Path) -> None:
+    products = catalog()
+    texts = [unit(np.random.default_rng(seed).normal(size=(20, dim))) for seed, dim in enumerate(DIMS)]
+    both = Searcher.build(
+        products,
+        blocks(products),
+        WEIGHTS,
+        cluster_count=4,
+        mix=Mix(attribute_weight=0.5, calibration=1.0, exemplar_share=0.3, pull=0.2),
+        bank=QueryBank.of(texts, texts, np.arange(1, 21), weights=WEIGHTS, sharpness=SHARPNESS),
+        heads=heads(products),
+    )
+    assert both.wording.offset_NE.shape == (600, 3)
+    changed = both.with_mix(exemplar_share=0.0)
+    np.testing.assert_array_equal(changed.wording.offset_NE[:, 1:], both.wording.offset_NE[:, 1:])
+    assert np.abs(changed.wording.offset_NE[:, 0] - both.wording.offset_NE[:, 0]).max() > 1e-5
+    both.save(tmp_path)
+    queries = [unit(np.random.default_rng(9).normal(size=(2, dim))) for dim in DIMS]
+    words = ["red bag", "blue shirts"]
+    assert Searcher.load(tmp_path).search(queries, k=9, texts=words) == both.search(queries, k=9, texts=words)
