@@ -10,11 +10,11 @@ class Setting(Recipe):
     """The trainings that studies share: a release's instances, and one plain run of the same total."""
 
     base: str = Field("tiny", description="Base weights of all trainings.")
-    epochs: int = Field(24, ge=1, description="Epochs of each instance of the release.")
-    instances: int = Field(2, ge=1, le=16, description="Instances (seeds) of the release, wholly distinct.")
-    offered: int = Field(3, ge=1, description="Last epochs of each instance that may become members.")
+    epochs: int = Field(48, ge=1, description="Epochs of each instance of the release.")
+    instances: int = Field(1, ge=1, le=16, description="Instances (seeds) of the release, wholly distinct.")
+    offered: int = Field(5, ge=1, description="Last epochs of each instance that may become members.")
     folds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Assignments of groups to splits, with seeds.")
-    release: ReleaseRecipe = Field(ReleaseRecipe(min_members=1), description="How the release is chosen on select.")
+    release: ReleaseRecipe = Field(ReleaseRecipe(), description="How the release is chosen on select.")
 
     def baseline(self, fold: int) -> Training:
         """One plain cosine run with all of the release's epochs."""

@@ -12,7 +12,9 @@ def run(material: Material) -> Findings:
     members, weights = material.ensemble
     tuned = material.release.searcher
     best = max(range(len(members)), key=lambda row: members[row].quality)
-    last = [epochs[-1 - back] for back in range(5) for epochs in material.instances][:5]
+    last = [epoch for layer in zip(*(epochs[::-1] for epochs in material.instances), strict=True) for epoch in layer][
+        :5
+    ]
     alone = tuned.member(best)
     single = material.tuned([material.best_epoch], [1.0])
     baseline = material.tuned([material.baseline], [1.0])

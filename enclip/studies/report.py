@@ -146,6 +146,8 @@ class Report:
         if not (path.is_file() and rows.is_file()):
             return None
         document = json.loads(path.read_bytes())
+        # Fields that a setting has gained since have their defaults in an older report.
+        document["setting"] = Setting.model_validate(document["setting"]).model_dump(mode="json", exclude={"folds"})
         if any(document.get(key) != value for key, value in self._about.items()):
             return None
         per_query = pd.read_csv(rows, keep_default_na=False)  # a category may be called NA

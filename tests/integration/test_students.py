@@ -89,9 +89,7 @@ def test_a_second_try_finds_the_student_that_is_there(platform: Platform) -> Non
     assert steps_taken == []
 
 
-def test_a_student_that_loses_too_much_does_not_answer(
-    platform: Platform, release: OpenRelease
-) -> None:
+def test_a_student_that_loses_too_much_does_not_answer(platform: Platform, release: OpenRelease) -> None:
     choice = RunFolder(platform.blobs, "taught").read("choose", ChoiceStep)
     step = RunFolder(platform.blobs, "taught").read("distil", StudentStep)
     select = Validator(release.products, split=Split.SELECT)

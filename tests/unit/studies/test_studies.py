@@ -21,16 +21,8 @@ from enclip.studies.run import STUDIES, run_study
 
 from .conftest import NOWHERE, Ran
 
-FIVE_EPOCHS = "the ensemble study looks five epochs back, and this setting has two"
-NAMES = [
-    pytest.param(name, marks=pytest.mark.xfail(raises=IndexError, strict=False, reason=FIVE_EPOCHS))
-    if name == "ensemble"
-    else name
-    for name in STUDIES
-]
 
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_study_writes_what_it_measured(ran: Callable[[str], Ran], setting: Setting, name: str) -> None:
     done = ran(name)
     document, per_query = done.document, done.per_query
