@@ -27,8 +27,8 @@ class TrainRecipe(Recipe):
         description="Base weights: tiny (trained from nothing), NAME:TAG of open_clip, hf-hub:…, "
         "local-dir:PATH, or champion.",
     )
-    epochs: int = Field(6, ge=1, le=200, description="Passes over the train split, per instance.")
-    instances: int = Field(2, ge=1, le=16, description="Independent fine-tunings (seeds) in one run.")
+    epochs: int = Field(24, ge=1, le=200, description="Passes over the train split, per instance.")
+    instances: int = Field(1, ge=1, le=16, description="Independent fine-tunings (seeds) in one run.")
     seed: int = Field(0, ge=0, description="Seed of the first instance; instance i uses seed + i.")
     batch_size: int = Field(
         0,

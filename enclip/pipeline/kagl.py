@@ -52,8 +52,8 @@ def measure_kagl(
 ) -> dict[str, Any]:
     """The KAGL figures of a release, as JSON-able values.
 
-    `tasks` are answered by the release's own search (index, clusters) over pictures alone, whatever
-    else it searches: the query goes in as embeddings, never as words. `with_names` are the category
+    `tasks` are answered by the release's own search (index, clusters, bank, attributes) over pictures
+    alone, whatever else it searches: names have no weight. `with_names` are the category
     tasks as the leaderboard has them, a tenth of the product's name mixed into its embedding; no
     index holds those, so they are scored exactly, and clusters stay out. A task whose column is
     empty is left out.

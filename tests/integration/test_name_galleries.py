@@ -171,6 +171,7 @@ def test_its_parts_stand_beside_it_and_every_figure_names_its_gallery(platform: 
         "challenger": "hybrid",
         "without clusters": "hybrid",
         "without bank": "hybrid",
+        "without attributes": "hybrid",
         "best member": "hybrid",
         "base": "hybrid",
         "pictures alone": "image",
