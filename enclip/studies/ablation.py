@@ -5,6 +5,7 @@ from enclip.retrieval.text import NameIndex
 from enclip.studies.findings import Findings
 from enclip.studies.material import Material
 
+HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names", "names: BM25 alone"
 PULL = 0.15  # where select chose none: the least that is tried
 
 
@@ -31,8 +32,8 @@ def run(material: Material) -> Findings:
         "ensemble + bank + attributes + clusters": material.searched(
             release.with_mix(pull=release.mix.pull or PULL), members
         ),
-        "names: BM25 alone": material.ap_of_rankings(names),
-        "names: vectors of pictures and names": material.searched(vectors, members),
-        "names: hybrid": material.searched(hybrid, members),
+        BM25: material.ap_of_rankings(names),
+        VECTORS: material.searched(vectors, members),
+        HYBRID: material.searched(hybrid, members),
     }
     return Findings(systems, {"hybrid": {"name share": hybrid.mix.name_share, "BM25 weight": hybrid.mix.bm25_weight}})

@@ -5,6 +5,7 @@ from enclip.studies.findings import Findings
 from enclip.studies.material import Material
 
 BASELINE, RELEASE, BEST_MEMBER = "plain run, best epoch", "release", "release's best member"
+ONE_TOWER = "release, one text tower"
 
 
 def run(material: Material) -> Findings:
@@ -30,6 +31,7 @@ def run(material: Material) -> Findings:
         "release without its bank": material.searched(without_bank(tuned), members),
         "release without attributes": material.searched(tuned.with_mix(attribute_weight=0), members),
         "release without clusters": material.searched(tuned.with_mix(pull=0), members),
+        ONE_TOWER: material.searched_by_student(tuned, members, weights),
         RELEASE: material.searched(tuned, members),
     }
     facts = {

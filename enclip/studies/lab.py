@@ -21,12 +21,14 @@ from enclip.models.bases import load_base
 from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
 from enclip.models.device import resolve_device
+from enclip.models.student import CARD, TextStudent, distil
 from enclip.pipeline.bank import BankTexts, bank_texts
+from enclip.pipeline.distil import student_texts
 from enclip.pipeline.heads import Values, member_heads, train_values
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.train import sized, training_rows
 from enclip.pipeline.validate import Validator
-from enclip.recipes import Recipe, TrainRecipe
+from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
 from enclip.records import Floats, Products, Split
 from enclip.retrieval.heads import MemberHeads
 from enclip.studies.folds import rotated
@@ -181,6 +183,34 @@ class Lab:
         np.savez(buffer, weight=made.weight_DV, intercept=made.intercept_V)
         write_whole(path, buffer.getvalue())
         return made
+
+    def student(self, members: Sequence[Epoch], weights: Sequence[float], *, own: int) -> TextStudent:
+        """One text tower for an ensemble, as a release has it; it goes on where it was cut off."""
+        fold, recipe = members[0].training.fold, ReleaseRecipe()
+        named = [
+            [str(member.folder.relative_to(self._root)), round(weight, 6)]
+            for member, weight in zip(members, weights, strict=True)
+        ]
+        digest = hashlib.sha256(json.dumps([named, own, recipe.student_epochs]).encode()).hexdigest()
+        folder = self._root / f"student-{digest[:20]}"
+        if not (folder / CARD).is_file():
+            texts = student_texts(self.fold(fold).products)
+            models = [load_checkpoint(member.folder, device=self.device) for member in members]
+            targets = [ClipEncoder(model).encode_texts(texts) for model in models]
+            self._tell(f"fold {fold}: one text tower for {len(members)} members")
+            distil(
+                models[own],
+                texts,
+                targets,
+                own=own,
+                weights=weights,
+                epochs=recipe.student_epochs,
+                seed=fold,
+                device=self.device,
+                state_dir=folder,
+            ).save(folder)
+            (folder / "state.pt").unlink(missing_ok=True)
+        return TextStudent.load(folder, device=self.device)
 
     def embed_model(self, checkpoint: Path, *, fold: int) -> Embedded:
         """The same by a checkpoint."""

@@ -152,6 +152,13 @@ class Material:
         rankings = searcher.search(queries, k=10, texts=self.world.gate.texts, allowed=self.allowed(Split.GATE))
         return self.ap_of_rankings(rankings)
 
+    def searched_by_student(self, searcher: Searcher, members: Sequence[Epoch], weights: Sequence[float]) -> Values:
+        """The same with one text tower in the members' place."""
+        own = max(range(len(members)), key=lambda row: members[row].quality)
+        queries = self.lab.student(members, weights, own=own).encode_texts(self.world.gate.texts)
+        rankings = searcher.search(queries, k=10, texts=self.world.gate.texts, allowed=self.allowed(Split.GATE))
+        return self.ap_of_rankings(rankings)
+
     def allowed(self, split: Split) -> NDArray[np.bool_]:
         """The products of a split."""
         return np.asarray(self.world.products.split == split, dtype=bool)

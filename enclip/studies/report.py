@@ -16,6 +16,8 @@ from enclip.studies.compare import Gain, gain, means
 from enclip.studies.definition import Setting
 from enclip.studies.findings import Fact
 
+PAPER_CATEGORY = 0.651  # mAP@10 of the paper's worst category with its ensemble
+CATEGORY_PRODUCTS = 30  # relevant products of a category from which on its figure says something
 ABOUT = ("fold", "query_id", "kind", "category", "num_relevant")
 KINDS = ("specific", "type")
 Levels = Mapping[str, Mapping[str, Sequence[tuple[str, str]]]]  # panel → line → (label of a level, system)
@@ -50,10 +52,13 @@ class Report:
         self.per_query = self.per_query.sort_values(["fold", "query_id"], ignore_index=True).dropna(axis=1, how="all")
         self.facts[str(fold)] = dict(facts)
 
-    def write(self, *, headlines: Mapping[str, tuple[str, str]], levels: Levels | None = None) -> list[Path]:
+    def write(
+        self, *, headlines: Mapping[str, tuple[str, str]], levels: Levels | None = None, by_category: str = ""
+    ) -> list[Path]:
         """Write all files; the paths.
 
         Args:
+            by_category: a system whose mAP@10 is shown by category too.
             headlines: key of the JSON → (ours, theirs), a gain on specific queries that bars are set on; on
                 type queries where the catalog has no others.
             levels: what the plot shows instead of gains, where systems differ by a level of something.
@@ -76,6 +81,8 @@ class Report:
         }
         named = {key: gain(self.per_query, *pair, kind=self._kinds()[0]) for key, pair in headlines.items()}
         document |= {key: _dict(value) for key, value in named.items()}
+        categories = self._categories(by_category) if by_category else []
+        document |= {"categories": categories} if categories else {}
         csv, picture = f"{self._name}.per_query.csv", f"{self._name}.png"
         write_whole(self._folder / csv, self.per_query.to_csv(index=False).encode())
         write_whole(self._folder / f"{self._name}.json", (json.dumps(document, indent=2) + "\n").encode())
@@ -96,6 +103,8 @@ class Report:
             title = f"mAP@10 against: {systems[0]}"
             plot_gains(self._folder / picture, shown, kinds=self._kinds(), title=title)
         text = self._markdown(figures, gains, {key: (*headlines[key], value) for key, value in named.items()}, picture)
+        if categories:
+            text += _categories_table(categories, systems[0], by_category)
         write_whole(self._folder / f"{self._name}.md", text.encode())
         return [self._folder / file for file in (f"{self._name}.md", f"{self._name}.json", csv, picture)]
 
@@ -137,6 +146,27 @@ class Report:
                 parts += [f"## Fold {fold}\n", _facts_table(facts)]
         return "\n".join(parts)
 
+    def _categories(self, system: str) -> list[dict[str, Any]]:
+        """Categories with enough relevant products, counted over type queries, the mean of the folds."""
+        first, found = self._systems()[0], []
+        for category, part in self.per_query.groupby("category"):
+            types = part[part["kind"] == "type"]
+            products = types.groupby("fold")["num_relevant"].sum().mean() if len(types) else 0.0
+            if products >= CATEGORY_PRODUCTS:
+                found.append(
+                    {
+                        "category": str(category),
+                        "products": round(float(products)),
+                        "queries": len(part) / len(self.folds),
+                        first: float(part[first].mean()),
+                        system: float(part[system].mean()),
+                    }
+                )
+        return sorted(found, key=lambda row: -row[system])
+
+    def _systems(self) -> list[str]:
+        return [column for column in self.per_query.columns if column not in ABOUT]
+
     def _kinds(self) -> list[str]:
         return [kind for kind in KINDS if (self.per_query["kind"] == kind).any()]
 
@@ -154,6 +184,25 @@ class Report:
         systems = [column for column in per_query.columns if column not in ABOUT]
         per_query[systems] = per_query[systems].apply(pd.to_numeric, errors="coerce")  # a fold may lack a system
         return per_query, document["facts"]
+
+
+def _categories_table(categories: Sequence[Mapping[str, Any]], first: str, system: str) -> str:
+    rows: list[list[Cell]] = [
+        [
+            row["category"],
+            row["products"],
+            f"{row['queries']:.1f}",
+            row[first],
+            row[system],
+            "yes" if row[system] >= PAPER_CATEGORY else "no",
+        ]
+        for row in categories
+    ]
+    header = ("category", "products", "queries", first, system, f"at {PAPER_CATEGORY}")
+    return (
+        f"\n## By category\n\nSpecific and type queries together; categories with {CATEGORY_PRODUCTS} relevant products "
+        f"or more in a fold's gallery; {PAPER_CATEGORY} is the paper's worst category.\n\n{markdown_table(header, rows)}"
+    )
 
 
 def _facts_table(facts: Mapping[str, Fact]) -> str:

@@ -18,12 +18,13 @@ from enclip.studies.report import Levels, Report
 
 @dataclass(frozen=True)
 class Study:
-    """A question, what answers it in one fold, the gains that bars are set on, and what is drawn by level."""
+    """A question, what answers it in one fold, the gains that bars are set on, and what is shown beside."""
 
     question: str
     run: Callable[[Material], Findings]
     headlines: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     levels: Levels = field(default_factory=dict)
+    by_category: str = ""
 
 
 STUDIES: dict[str, Study] = {
@@ -33,7 +34,9 @@ STUDIES: dict[str, Study] = {
         {
             "gain_over_best_epoch": (ensemble.RELEASE, ensemble.BASELINE),
             "gain_over_best_member": (ensemble.RELEASE, ensemble.BEST_MEMBER),
+            "gain_of_one_text_tower": (ensemble.ONE_TOWER, ensemble.BASELINE),
         },
+        by_category=ensemble.RELEASE,
     ),
     "clusters": Study("Are the clusters good, and what do they do to the ranking?", clusters.run),
     "size": Study("How large an ensemble, and of which members?", size.run),
@@ -98,7 +101,7 @@ def run_study(
         material = Material(lab, setting, fold)
         findings = study.run(material)
         report.add(fold, rows_of(material, findings), findings.facts)
-        paths = report.write(headlines=study.headlines, levels=study.levels)
+        paths = report.write(headlines=study.headlines, levels=study.levels, by_category=study.by_category)
         figures = {f"fold {fold}/{system}": float(values.mean()) for system, values in findings.systems.items()}
         platform.registry.log_figures(mlflow_run_id, params={}, metrics=figures)
     with tempfile.TemporaryDirectory(prefix="enclip-") as copies:
