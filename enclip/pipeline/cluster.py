@@ -12,7 +12,7 @@ from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.audit import near_duplicates
 from enclip.pipeline.bank import bank_texts, query_bank
-from enclip.pipeline.distil import fetch_student, judged
+from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
@@ -71,7 +71,7 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             searcher.save(target)
             near_duplicates(searcher).save(target / DUPLICATES)
             if parts["student"].num_texts:
-                shutil.copytree(student, target / STUDENT)
+                copy_student(student, target / STUDENT)
             manifest = write_manifest(
                 target,
                 Manifest(

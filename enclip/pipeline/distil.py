@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from enclip.blobs import write_whole
+from enclip.blobs import write_whole, writing
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.captions import Captions
 from enclip.models.clip import ClipEncoder
@@ -90,10 +90,18 @@ def student_texts(products: Products, *, seed: int = 0) -> list[str]:
 def fetch_student(platform: Platform, step: StudentStep) -> Path:
     """The folder of a student's files on this machine; empty where there is no student."""
     folder = platform.scratch / (step.key or "students/none")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CARD) if step.key else ():
         write_whole(folder / name, platform.blobs.get(f"{step.key}/{name}"))
     return folder
+
+
+def copy_student(source: Path, target: Path) -> None:
+    """Put a student's files into a folder, and nothing that a crash left beside them."""
+    target.mkdir(parents=True)
+    for name in (WEIGHTS, CARD):
+        shutil.copy(source / name, target / name)
 
 
 def judged(

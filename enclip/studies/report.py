@@ -199,10 +199,11 @@ def _categories_table(categories: Sequence[Mapping[str, Any]], first: str, syste
         for row in categories
     ]
     header = ("category", "products", "queries", first, system, f"at {PAPER_CATEGORY}")
-    return (
-        f"\n## By category\n\nSpecific and type queries together; categories with {CATEGORY_PRODUCTS} relevant products "
-        f"or more in a fold's gallery; {PAPER_CATEGORY} is the paper's worst category.\n\n{markdown_table(header, rows)}"
+    about = (
+        f"Specific and type queries together; categories with {CATEGORY_PRODUCTS} relevant products or more in a "
+        f"fold's gallery. {PAPER_CATEGORY} is the paper's worst category."
     )
+    return f"\n## By category\n\n{about}\n\n{markdown_table(header, rows)}"
 
 
 def _facts_table(facts: Mapping[str, Fact]) -> str:
