@@ -36,6 +36,7 @@ from enclip.studies.folds import rotated
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
+SINCE = {"first_side": 1.0}  # fields that recipes gained after trainings were cached, and what they did before
 CHANGED_AT_ONCE = 1024  # pictures: more would take memory by the gigabyte
 
 
@@ -294,8 +295,10 @@ class Lab:
         return load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
 
     def _folder(self, wanted: Training, start: Epoch | None) -> Path:
-        # Without defaults: a recipe that gains a field is still the recipe it was.
-        asked = wanted.model_dump(mode="json", exclude_defaults=True)
+        asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}})
+        for name, neutral in SINCE.items():
+            if asked["recipe"][name] == neutral:
+                del asked["recipe"][name]
         named = [asked, str(start.folder.relative_to(self._root)) if start else ""]
         return self._root / hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
 
