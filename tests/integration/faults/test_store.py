@@ -131,7 +131,7 @@ def test_a_store_that_hangs_is_given_up_in_bounded_time(
 
 
 def test_an_embedding_whose_store_dies_goes_on_when_it_is_back(world: World, s3: S3) -> None:
-    home = world.home_after("choose")
+    home = world.home_after("distil")
     shutil.move(home / "store", s3.buckets / "shop" / "store")
     shutil.rmtree(home / "scratch")
     place = {"ENCLIP_STORE_URL": "s3://shop/store", "ENCLIP_S3_ENDPOINT_URL": s3.url}
