@@ -122,6 +122,11 @@ def _fit(
 ) -> Iterator[EpochResult]:
     """One attempt of `fit`, with batches of one size."""
     ranks = current()
+    if recipe.first_side < 1 and any("pos" in name for name, _ in model.module.visual.named_parameters()):  # type: ignore[union-attr]
+        raise TrainingError(
+            "The image tower has positions for one size of picture: it cannot start with smaller ones.",
+            remedy="Leave first_side at 1.",
+        )
     batches = Batches(data, model.tokenize, batch_size=recipe.batch_size, seed=recipe.seed + instance, ranks=ranks)
     model.to(device)
     towers = Towers(model, recipe).to(device)
