@@ -94,6 +94,7 @@ def log_dataset(
     import json
 
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     dataset = Dataset(
         name="catalog",
@@ -102,9 +103,14 @@ def log_dataset(
         source=json.dumps({"snapshot": snapshot}),
         profile=json.dumps({"num_rows": num_rows}),
     )
-    connection.client.log_inputs(
-        mlflow_run_id, datasets=[DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])]
-    )
+    inputs = [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])]
+    try:
+        connection.client.log_inputs(mlflow_run_id, datasets=inputs)
+    except MlflowException as error:
+        # MLflow looks for the data set and then inserts it: of two runs at once one loses, and finds it next time.
+        if "datasets.digest" not in str(error):
+            raise
+        connection.client.log_inputs(mlflow_run_id, datasets=inputs)
     return dataset.name, snapshot
 
 

@@ -5,7 +5,7 @@ from enclip.retrieval.text import NameIndex
 from enclip.studies.findings import Findings
 from enclip.studies.material import Material
 
-HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names", "names: BM25 alone"
+HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names alone", "names: BM25 alone"
 PULL = 0.15  # where select chose none: the least that is tried
 
 
@@ -16,7 +16,7 @@ def run(material: Material) -> Findings:
     release = material.release.searcher
     single = material.tuned([material.best_epoch], [1.0]).searcher
     hybrid = material.tuned(members, weights, names=True).searcher
-    vectors = hybrid.with_mix(bm25_weight=0)
+    vectors = plain(hybrid).with_mix(bm25_weight=0)
     gate = material.world.gate
     names = NameIndex(material.world.products).search(gate.texts, k=10, allowed=material.world.products.split == "gate")
     systems = {
@@ -34,6 +34,7 @@ def run(material: Material) -> Findings:
         ),
         BM25: material.ap_of_rankings(names),
         VECTORS: material.searched(vectors, members),
+        "names: vectors + bank + attributes": material.searched(hybrid.with_mix(bm25_weight=0, pull=0), members),
         HYBRID: material.searched(hybrid, members),
     }
     return Findings(systems, {"hybrid": {"name share": hybrid.mix.name_share, "BM25 weight": hybrid.mix.bm25_weight}})

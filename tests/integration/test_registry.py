@@ -5,13 +5,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from enclip.errors import RegistryError, ReleaseError, WeightsError
 from enclip.registry import CHAMPION, Registry
+from enclip.registry.runs import log_dataset
 from enclip.release import Manifest
 
 SNAPSHOT = sha256(b"snapshot").hexdigest()
@@ -268,3 +271,20 @@ def test_through_a_server_files_are_downloaded_whole_and_once(
     assert [path.name for path in (tmp_path / "cache").rglob(".tmp-*")] == []
     shutil.rmtree(tmp_path / "cache")
     assert (registry.fetch_epoch(epoch.source) / "weights.safetensors").is_file()
+
+
+def test_two_runs_that_name_the_same_new_snapshot_at_once_both_have_it(registry: Registry) -> None:
+    connection = registry._connection
+    opened = [registry.open_run(f"both-{number}", kind="retrain", params={}) for number in range(2)]
+    start = Barrier(len(opened))
+
+    def name(mlflow_run_id: str, snapshot: str) -> None:
+        start.wait(30)
+        log_dataset(connection, mlflow_run_id, snapshot=snapshot, num_rows=3, context="train")
+
+    snapshots = [sha256(f"both {number}".encode()).hexdigest() for number in range(25)]
+    with ThreadPoolExecutor(len(opened)) as pool:
+        for snapshot in snapshots:  # without the second try one of them fails within a few of these
+            list(pool.map(name, opened, [snapshot] * len(opened)))
+    for mlflow_run_id in opened:
+        assert len(connection.client.get_run(mlflow_run_id).inputs.dataset_inputs) == len(snapshots)
