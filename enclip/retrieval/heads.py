@@ -12,6 +12,7 @@ Only pictures are read; what a product's own row says of it has no part in its s
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,6 @@ class AttributeHeads:
     dims: tuple[int, ...]
     weights: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        phrases = [
-            {tuple(words(value)): column for column, value in enumerate(values, start)}
-            for values, start in zip(self.values, self._starts, strict=True)
-        ]
-        object.__setattr__(self, "_phrases", phrases)
-
     @classmethod
     def of(
         cls,
@@ -101,7 +95,7 @@ class AttributeHeads:
     def asked(self, text: str) -> list[list[int]]:
         """Per field the columns of the values that a text names, whole words, the longest first; plurals are alike."""
         spoken = words(text)
-        return [_named(spoken, phrases) for phrases in self._phrases]  # type: ignore[attr-defined]
+        return [_named(spoken, phrases) for phrases in self._phrases]
 
     def query(self, texts: Sequence[str | None]) -> tuple[Floats, Floats]:
         """`direction_QD` that adds `w_v·x` to a score for the values that each text names, and `[Q, F]`, 1 where
@@ -109,7 +103,7 @@ class AttributeHeads:
         """
         direction_QD = np.zeros((len(texts), len(self.weight_DV)), np.float32)
         asked_QF = np.zeros((len(texts), len(self.fields)), np.float32)
-        scaled_DV = self._scaled()
+        scaled_DV = self._scaled
         for row, text in enumerate(texts):
             for field, columns in enumerate(self.asked(text or "")):
                 if columns:
@@ -122,7 +116,7 @@ class AttributeHeads:
 
         Names behind the pictures are passed over.
         """
-        width, scaled_DV = len(self.weight_DV), self._scaled() * np.float32(self.sharpness)
+        width, scaled_DV = len(self.weight_DV), self._scaled * np.float32(self.sharpness)
         constant_V = np.asarray(self.weights, np.float32) @ self.intercept_MV
         found_NF = np.empty((len(embedding_ND), len(self.fields)), np.float32)
         for start in range(0, len(embedding_ND), BLOCK):
@@ -165,10 +159,19 @@ class AttributeHeads:
         )
         return heads, normaliser
 
+    @cached_property
+    def _phrases(self) -> list[dict[tuple[str, ...], int]]:
+        """Per field the words of a value → its column."""
+        return [
+            {tuple(words(value)): column for column, value in enumerate(values, start)}
+            for values, start in zip(self.values, self._starts, strict=True)
+        ]
+
     @property
     def _starts(self) -> list[int]:
         return [sum(len(values) for values in self.values[:field]) for field in range(len(self.fields))]
 
+    @cached_property
     def _scaled(self) -> Floats:
         """`[D, V]` in units of the score."""
         share_D = np.repeat(np.asarray(self.weights, np.float32), self.dims)

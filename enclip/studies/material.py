@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.evaluation.metrics import ap_at_10_of_scores, evaluate, relevance
+from enclip.models.student import TextStudent
 from enclip.pipeline.bank import SOFTER
 from enclip.pipeline.heads import ensemble_heads
 from enclip.pipeline.tune import Tuned, tune
@@ -152,10 +153,14 @@ class Material:
         rankings = searcher.search(queries, k=10, texts=self.world.gate.texts, allowed=self.allowed(Split.GATE))
         return self.ap_of_rankings(rankings)
 
+    def student(self, members: Sequence[Epoch], weights: Sequence[float]) -> TextStudent:
+        """One text tower for an ensemble, of its best member's."""
+        best = max(range(len(members)), key=lambda row: members[row].quality)
+        return self.lab.student(members, weights, own=best)
+
     def searched_by_student(self, searcher: Searcher, members: Sequence[Epoch], weights: Sequence[float]) -> Values:
-        """The same with one text tower in the members' place."""
-        own = max(range(len(members)), key=lambda row: members[row].quality)
-        queries = self.lab.student(members, weights, own=own).encode_texts(self.world.gate.texts)
+        """`searched` with one text tower in the members' place."""
+        queries = self.student(members, weights).encode_texts(self.world.gate.texts)
         rankings = searcher.search(queries, k=10, texts=self.world.gate.texts, allowed=self.allowed(Split.GATE))
         return self.ap_of_rankings(rankings)
 
