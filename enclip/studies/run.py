@@ -41,7 +41,12 @@ STUDIES: dict[str, Study] = {
     "clusters": Study("Are the clusters good, and what do they do to the ranking?", clusters.run),
     "size": Study("How large an ensemble, and of which members?", size.run),
     "ablation": Study(
-        "What do fine-tuning, ensembling, the bank, attributes, clusters and names each add?", ablation.run
+        "What do fine-tuning, ensembling, the bank, attributes, clusters and names each add?",
+        ablation.run,
+        {
+            "gain_of_names_over_bm25": (ablation.HYBRID, ablation.BM25),
+            "gain_of_names_over_vectors": (ablation.HYBRID, ablation.VECTORS),
+        },
     ),
     "fusion": Study("How are members fused: scores, ranks, or weights?", fusion.run),
     "low-quality": Study(
