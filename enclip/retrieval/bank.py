@@ -17,6 +17,7 @@ each other for one text. The bank, captions of the train products, closes that g
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ class QueryBank:
         share_Q1 = np.asarray(share_Q, np.float32)[:, None]
         return [
             np.where(share_Q1 > 0, _unit((1 - share_Q1) * own_QD + share_Q1 * _unit(like_QJ @ exemplar_JD)), own_QD)
-            for own_QD, exemplar_JD in zip(query_QDs, self._blocks(self.exemplar_JD), strict=True)
+            for own_QD, exemplar_JD in zip(query_QDs, self._exemplar_blocks, strict=True)
         ]
 
     def breadth(self, query_QDs: Sequence[Floats]) -> Floats:
@@ -150,12 +151,21 @@ class QueryBank:
         bank = cls(text, exemplar, count, float(sharpness), tuple(dims.tolist()), tuple(weights.tolist()))
         return bank, bias
 
+    # In single precision once: converting at each query took longer than the search.
+    @cached_property
+    def _texts_as_columns(self) -> Floats:
+        return np.ascontiguousarray(self.text_JD.T, np.float32)
+
+    @cached_property
+    def _exemplar_blocks(self) -> list[Floats]:
+        return [np.ascontiguousarray(block_JD) for block_JD in self._blocks(self.exemplar_JD)]
+
     def _blocks(self, embedding_JD: NDArray[np.floating]) -> list[Floats]:
         return np.split(np.asarray(embedding_JD, np.float32), np.cumsum(self.dims)[:-1], axis=1)
 
     def _likeness(self, query_QDs: Sequence[Floats]) -> Floats:
         """`[Q, J]`: a softmax of the ensemble's cosines with the bank's texts."""
-        score_QJ = fusion.weight_query(query_QDs, self.weights) @ np.asarray(self.text_JD, np.float32).T
+        score_QJ = fusion.weight_query(query_QDs, self.weights) @ self._texts_as_columns
         logit_QJ = 2 * self.sharpness * score_QJ  # texts are more alike than texts and pictures are
         return np.asarray(np.exp(logit_QJ - _log_sum_exp(logit_QJ)[:, None]), np.float32)
 
