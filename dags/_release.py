@@ -12,7 +12,6 @@ from airflow.providers.standard.operators.hitl import HITLBranchOperator
 from airflow.sdk import Context, TriggerRule, get_current_context, task
 
 APPROVE, REJECT = "Approve", "Reject"
-BUILD = 2  # its place among the release's tasks
 ANSWER_WITHIN = timedelta(days=7)
 
 ASKING = """{{ ti.xcom_pull(task_ids='gate')['summary'] }}
@@ -38,8 +37,12 @@ class Approval(HITLBranchOperator):
         return super().execute_complete(context, event)
 
 
-def release_tasks() -> list[Any]:
-    """The tasks from the chosen ensemble to the alias, wired; the first of them is to come after the rest."""
+def release_tasks(*before_build: Any) -> list[Any]:
+    """The tasks from the chosen ensemble to the alias, wired; the first of them is to come after the rest.
+
+    Args:
+        before_build: tasks beside the embedding whose results the build needs too.
+    """
     shards = plan_embedding()
     embedded = embed.expand_kwargs(shards)
     built, evaluated, gated = build(), evaluate(), gate()
@@ -57,7 +60,8 @@ def release_tasks() -> list[Any]:
         retries=2,
     )
     promoted, refused = promote(), not_promoted()
-    embedded >> built >> evaluated >> gated >> routed >> [asked, promoted, refused]
+    [embedded, *before_build] >> built
+    built >> evaluated >> gated >> routed >> [asked, promoted, refused]
     asked >> [promoted, refused]
     return [shards, embedded, built, evaluated, gated, routed, asked, promoted, refused]
 

@@ -34,7 +34,7 @@ from _defaults import (
     remember_mlflow_run,
     this_run,
 )
-from _release import BUILD, release_tasks
+from _release import release_tasks
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_current_context, task
 
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
@@ -198,7 +198,6 @@ with DAG(
     planned = snapshot()
     trained = train()
     chosen, distilled = choose(), distil()
-    rest = release_tasks()
+    rest = release_tasks(distilled)
     is_needed >> planned >> trained >> chosen >> [distilled, rest[0]]
-    distilled >> rest[BUILD]
     link_to_mlflow([planned, trained, chosen, distilled, *rest])

@@ -139,6 +139,24 @@ class Threshold:
         yield GateResult(self.name, verdict, value, bound, self.says.format(value=value, bound=bound))
 
 
+def _no_evidence(name: str, *, asks: str, better: str, of: Callable[[GateEvidence], Comparison | None]) -> Threshold:
+    """A gate that refuses on evidence that something else is better."""
+
+    def p_loss(evidence: GateEvidence) -> float | None:
+        found = of(evidence)
+        return found.p_loss if found else None
+
+    return Threshold(
+        name=name,
+        asks=asks,
+        value=p_loss,
+        bound=lambda policy: policy.alpha,
+        passes=operator.gt,
+        says=f"Evidence that {better}: p = {{value:.3f}}; it must lie above {{bound:.3f}}.",
+        evidence_of=of,
+    )
+
+
 THRESHOLDS: tuple[Threshold, ...] = (
     Threshold(
         name="floor",
@@ -164,50 +182,35 @@ THRESHOLDS: tuple[Threshold, ...] = (
         passes=operator.gt,
         says="Against the champion mAP@10 changes by at least {value:+.4f}; more than {bound:+.4f} is asked.",
     ),
-    Threshold(
-        name="best of the year",
+    _no_evidence(
+        "best of the year",
         asks="There is no evidence that the last year's best release is better, so that small losses do not add up.",
-        value=lambda evidence: evidence.best_of_year.p_loss if evidence.best_of_year else None,
-        bound=lambda policy: policy.alpha,
-        passes=operator.gt,
-        says="Evidence that the year's best release is better: p = {value:.3f}; it must lie above {bound:.3f}.",
-        evidence_of=lambda evidence: evidence.best_of_year,
+        better="the year's best release is better",
+        of=lambda evidence: evidence.best_of_year,
     ),
-    Threshold(
-        name="best member",
+    _no_evidence(
+        "best member",
         asks="There is no evidence that the ensemble's best member alone is better than the ensemble.",
-        value=lambda evidence: evidence.best_member.p_loss if evidence.best_member else None,
-        bound=lambda policy: policy.alpha,
-        passes=operator.gt,
-        says="Evidence that its best member alone is better: p = {value:.3f}; it must lie above {bound:.3f}.",
-        evidence_of=lambda evidence: evidence.best_member,
+        better="its best member alone is better",
+        of=lambda evidence: evidence.best_member,
     ),
-    Threshold(
-        name="clusters",
+    _no_evidence(
+        "clusters",
         asks="There is no evidence that its clusters make results irrelevant.",
-        value=lambda evidence: evidence.no_clusters.p_loss if evidence.no_clusters else None,
-        bound=lambda policy: policy.alpha,
-        passes=operator.gt,
-        says="Evidence that it is better without its clusters: p = {value:.3f}; it must lie above {bound:.3f}.",
-        evidence_of=lambda evidence: evidence.no_clusters,
+        better="it is better without its clusters",
+        of=lambda evidence: evidence.no_clusters,
     ),
-    Threshold(
-        name="bank",
+    _no_evidence(
+        "bank",
         asks="There is no evidence that its bank of likely queries makes results irrelevant.",
-        value=lambda evidence: evidence.no_bank.p_loss if evidence.no_bank else None,
-        bound=lambda policy: policy.alpha,
-        passes=operator.gt,
-        says="Evidence that it is better without its bank of queries: p = {value:.3f}; it must lie above {bound:.3f}.",
-        evidence_of=lambda evidence: evidence.no_bank,
+        better="it is better without its bank of queries",
+        of=lambda evidence: evidence.no_bank,
     ),
-    Threshold(
-        name="attributes",
+    _no_evidence(
+        "attributes",
         asks="There is no evidence that the attributes it sees in pictures make results irrelevant.",
-        value=lambda evidence: evidence.no_attributes.p_loss if evidence.no_attributes else None,
-        bound=lambda policy: policy.alpha,
-        passes=operator.gt,
-        says="Evidence that it is better without attributes: p = {value:.3f}; it must lie above {bound:.3f}.",
-        evidence_of=lambda evidence: evidence.no_attributes,
+        better="it is better without attributes",
+        of=lambda evidence: evidence.no_attributes,
     ),
     Threshold(
         name="overfitting",

@@ -41,9 +41,7 @@ class TrainRecipe(Recipe):
     )
     weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay on matrices.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
-    schedule: Literal["cosine", "cyclic", "constant"] = Field(
-        "cosine", description="Learning rate after the warm-up; constant: for what is trained on from."
-    )
+    schedule: Literal["cosine", "cyclic"] = Field("cosine", description="Learning rate after the warm-up.")
     cycles: int = Field(3, ge=1, description="Cosine cycles of the cyclic schedule.")
     loss: Literal["softmax", "sigmoid"] = Field("softmax", description="Contrastive loss; both take shared targets.")
     low_quality: float = Field(

@@ -24,15 +24,13 @@ def peak_learning_rate(recipe: TrainRecipe, model: ClipModel) -> float:
 
 
 def learning_rate(recipe: TrainRecipe, peak: float, *, step: int, steps: int) -> float:
-    """The rate of one step: a linear warm-up, then one cosine, equal cosine cycles, or no change.
+    """The rate of one step: a linear warm-up, then one cosine, or equal cosine cycles.
 
     The cyclic form is that of snapshot ensembles (Huang et al., arXiv 1704.00109).
     """
     warmup = math.ceil(recipe.warmup * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
-    if recipe.schedule == "constant":
-        return peak
     done = (step - warmup) / max(1, steps - warmup)
     if recipe.schedule == "cyclic":
         done = (done * recipe.cycles) % 1.0

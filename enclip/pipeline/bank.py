@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.models.captions import Captions
-from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.records import Floats, Products, Split
 from enclip.retrieval.bank import QueryBank
 
@@ -46,21 +45,28 @@ def bank_texts(products: Products) -> BankTexts:
 
 def query_bank(
     bank: BankTexts,
-    models: Sequence[ClipModel],
+    text_JDs: Sequence[NDArray[np.floating]],
     image_NDs: Sequence[NDArray[np.floating]],
     weights: Sequence[float],
+    sharpnesses: Sequence[float],
 ) -> QueryBank | None:
-    """The bank as these members embed it, a little softer than they were trained; None where it has no text.
+    """The bank as an ensemble has it, a little softer than it was trained; None where it has no text.
 
     Args:
-        image_NDs: per member its embeddings of all products.
+        text_JDs, image_NDs: per member its embeddings of the bank's texts and of all products.
+        sharpnesses: per member that of its training.
     """
     if not bank.texts:
         return None
     return QueryBank.of(
-        [ClipEncoder(model).encode_texts(bank.texts) for model in models],
+        [np.asarray(text_JD, np.float32) for text_JD in text_JDs],
         [bank.exemplars(image_ND) for image_ND in image_NDs],
         bank.counts,
         weights=weights,
-        sharpness=SOFTER * float(np.average([model.sharpness for model in models], weights=weights)),
+        sharpness=softened(sharpnesses, weights),
     )
+
+
+def softened(sharpnesses: Sequence[float], weights: Sequence[float]) -> float:
+    """The sharpness at which an ensemble's scores are made into probabilities."""
+    return SOFTER * float(np.average(sharpnesses, weights=weights))

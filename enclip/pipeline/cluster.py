@@ -2,6 +2,7 @@
 
 import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,10 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             parent = open_release(platform, plan.built_from, encoders=False)
             searcher, parts = extended(parent.searcher, products, blocks, names), _parts(parent.manifest)
             trained_on = parent.manifest.trained_on
-            student = platform.registry.fetch_release(plan.built_from) / STUDENT
+            student: Path | None = platform.registry.fetch_release(plan.built_from) / STUDENT
         else:
             taught = folder.find("distil", StudentStep) or StudentStep(summary="None was taught.")
-            student = fetch_student(platform, taught)
+            student = fetch_student(platform, taught) if taught.key else None
             tuned, settings = _chosen(platform, plan, choice, products, blocks, names, taught)
             searcher, trained_on = tuned.searcher, plan.snapshot
             parts = {**_settings(tuned, choice.gallery), "student": settings}
@@ -70,7 +71,7 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             target.mkdir(parents=True)
             searcher.save(target)
             near_duplicates(searcher).save(target / DUPLICATES)
-            if parts["student"].num_texts:
+            if student is not None and parts["student"].num_texts:
                 copy_student(student, target / STUDENT)
             manifest = write_manifest(
                 target,
@@ -150,14 +151,17 @@ def _chosen(
     weights = [member.weight for member in choice.members]
     models = [load_member(platform.registry, member.source) for member in choice.members]
     words = NameIndex(products) if recipe.gallery == "hybrid" else None
-    bank = query_bank(bank_texts(products), models, blocks, weights)
+    sharpnesses = [model.sharpness for model in models]
+    texts = bank_texts(products)
+    asked = [ClipEncoder(model).encode_texts(texts.texts) for model in models]
+    bank = query_bank(texts, asked, blocks, weights, sharpnesses)
     values = train_values(products)
     parts = [
-        member_heads(products, block, values, sharpness=model.sharpness)
-        for model, block in zip(models, blocks, strict=True)
+        member_heads(products, block, values, sharpness=sharpness)
+        for block, sharpness in zip(blocks, sharpnesses, strict=True)
         if values
     ]
-    heads = ensemble_heads(values, parts, weights, [model.sharpness for model in models])
+    heads = ensemble_heads(values, parts, weights, sharpnesses)
 
     def build(count: int, mix: Mix) -> Searcher:
         return Searcher.build(

@@ -88,9 +88,9 @@ def student_texts(products: Products, *, seed: int = 0) -> list[str]:
 
 
 def fetch_student(platform: Platform, step: StudentStep) -> Path:
-    """The folder of a student's files on this machine; empty where there is no student."""
-    folder = platform.scratch / (step.key or "students/none")
-    found = {name: platform.blobs.get(f"{step.key}/{name}") for name in (WEIGHTS, CARD) if step.key}
+    """The folder of a student's files, on this machine."""
+    folder = platform.scratch / step.key
+    found = {name: platform.blobs.get(f"{step.key}/{name}") for name in (WEIGHTS, CARD)}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in found.items():

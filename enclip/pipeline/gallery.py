@@ -86,7 +86,7 @@ def measure(
 
 
 def without_bank(searcher: Searcher) -> Searcher:
-    """The same search by plain cosines: without what the bank of likely queries does to words."""
+    """The same search without what the bank of likely queries does to words."""
     return searcher.with_mix(calibration=0, exemplar_share=0, narrowing=0)
 
 

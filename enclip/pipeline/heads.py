@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.models.captions import CAPTION_FIELDS
-from enclip.pipeline.bank import SOFTER
+from enclip.pipeline.bank import softened
 from enclip.records import Products, Split
 from enclip.retrieval.heads import AttributeHeads, MemberHeads, fit_heads, known_values
 
@@ -27,7 +27,7 @@ def member_heads(
         image_ND: its embeddings of all products. sharpness: of its training.
     """
     rows = np.flatnonzero(products.split == Split.TRAIN)
-    return fit_heads(products, rows, image_ND, values, sharpness=SOFTER * sharpness)
+    return fit_heads(products, rows, image_ND, values, sharpness=softened([sharpness], [1.0]))
 
 
 def ensemble_heads(
@@ -36,5 +36,4 @@ def ensemble_heads(
     """The members' heads together; None for a catalog without attributes to tell apart."""
     if not values:
         return None
-    sharpness = SOFTER * float(np.average(sharpnesses, weights=weights))
-    return AttributeHeads.of(values, members, weights=weights, sharpness=sharpness)
+    return AttributeHeads.of(values, members, weights=weights, sharpness=softened(sharpnesses, weights))

@@ -17,6 +17,7 @@ from enclip.recipes import Device
 from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
 from enclip.release import Manifest, read_manifest
+from enclip.retrieval import fusion
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
 
@@ -105,16 +106,16 @@ class OpenRelease:
         if unknown or any(not np.isfinite(value) or value < 0 for value in weights.values()):
             raise QueryError("Weights are numbers of at least 0 for 'text' and 'image'.")
         share = {"text": float(weights.get("text", 1.0)), "image": float(weights.get("image", 1.0))}
-        blocks: list[Floats] = []
+        parts: list[list[Floats]] = []
         if words:
-            blocks = [share["text"] * block for block in self.encode_texts([words])]
+            parts.append(self.encode_texts([words]))
         if image:
-            pictures = [share["image"] * block for block in self._encode_picture(image)]
-            blocks = [a + b for a, b in zip(blocks, pictures, strict=True)] if blocks else pictures
-        norms = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
-        if any(float(norm.min()) == 0 for norm in norms):
+            parts.append(self._encode_picture(image))
+        given = [share[name] for name, value in (("text", words), ("image", image)) if value]
+        blocks = [fusion.mix_queries(of_member, given) for of_member in zip(*parts, strict=True)]
+        if not all(block.any() for block in blocks):
             raise QueryError("The weights leave nothing to search for.", remedy="Give one of them more than 0.")
-        return [(block / norm).astype(np.float32) for block, norm in zip(blocks, norms, strict=True)]
+        return blocks
 
     def _encode_picture(self, image: bytes) -> list[Floats]:
         try:

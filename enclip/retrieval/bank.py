@@ -62,7 +62,7 @@ class QueryBank:
         sharpness: float,
     ) -> "QueryBank":
         """A bank of per member `[J, D_k]` of texts and of their pictures' means, of any length but 0."""
-        exemplars = [_unit(exemplar_JD) for exemplar_JD in exemplar_JDs]
+        exemplars = [fusion.unit(exemplar_JD) for exemplar_JD in exemplar_JDs]
         return cls(
             text_JD=fusion.concatenate(text_JDs).astype(np.float16),
             exemplar_JD=fusion.concatenate(exemplars).astype(np.float16),
@@ -94,7 +94,11 @@ class QueryBank:
         like_QJ = self._likeness(query_QDs)
         share_Q1 = np.asarray(share_Q, np.float32)[:, None]
         return [
-            np.where(share_Q1 > 0, _unit((1 - share_Q1) * own_QD + share_Q1 * _unit(like_QJ @ exemplar_JD)), own_QD)
+            np.where(
+                share_Q1 > 0,
+                fusion.unit((1 - share_Q1) * own_QD + share_Q1 * fusion.unit(like_QJ @ exemplar_JD)),
+                own_QD,
+            )
             for own_QD, exemplar_JD in zip(query_QDs, self._exemplar_blocks, strict=True)
         ]
 
@@ -115,7 +119,7 @@ class QueryBank:
         shares = np.full(len(self.count_J), exemplar_share, np.float32)
         text_JDs, exemplar_JDs = self._blocks(self.text_JD), self._blocks(self.exemplar_JD)
         moved = [
-            _unit((1 - exemplar_share) * text_JD + exemplar_share * exemplar_JD) if shares.any() else text_JD
+            fusion.unit((1 - exemplar_share) * text_JD + exemplar_share * exemplar_JD) if shares.any() else text_JD
             for text_JD, exemplar_JD in zip(text_JDs, exemplar_JDs, strict=True)
         ]
         query_JD = fusion.weight_query(moved, self.weights)
@@ -126,7 +130,7 @@ class QueryBank:
         bias_N = np.empty(len(embedding_ND), np.float32)
         for start in range(0, len(embedding_ND), BLOCK):
             block_ND = np.asarray(embedding_ND[start : start + BLOCK], np.float32)
-            bias_N[start : start + BLOCK] = _log_sum_exp(block_ND @ query_DJ + prior_J) / self.sharpness
+            bias_N[start : start + BLOCK] = fusion.log_sum_exp(block_ND @ query_DJ + prior_J) / self.sharpness
         return bias_N
 
     def save(self, path: Path, bias_N: Floats) -> None:
@@ -167,14 +171,4 @@ class QueryBank:
         """`[Q, J]`: a softmax of the ensemble's cosines with the bank's texts."""
         score_QJ = fusion.weight_query(query_QDs, self.weights) @ self._texts_as_columns
         logit_QJ = 2 * self.sharpness * score_QJ  # texts are more alike than texts and pictures are
-        return np.asarray(np.exp(logit_QJ - _log_sum_exp(logit_QJ)[:, None]), np.float32)
-
-
-def _unit(embedding_ND: Floats) -> Floats:
-    norm_N1 = np.linalg.norm(embedding_ND, axis=1, keepdims=True)
-    return np.asarray(embedding_ND / np.maximum(norm_N1, 1e-9), np.float32)
-
-
-def _log_sum_exp(logit_NJ: Floats) -> Floats:
-    most_N1 = logit_NJ.max(axis=1, keepdims=True)
-    return np.asarray(np.log(np.exp(logit_NJ - most_N1).sum(axis=1)) + most_N1[:, 0], np.float32)
+        return np.asarray(np.exp(logit_QJ - fusion.log_sum_exp(logit_QJ)[:, None]), np.float32)

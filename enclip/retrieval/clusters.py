@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.records import Floats, Strings
+from enclip.retrieval import fusion
 from enclip.retrieval.arrays import read_arrays
 
 MINI_BATCH_ROWS = 50_000  # above, k-means on mini-batches; below, on everything
@@ -32,12 +33,12 @@ class Clusters:
         """
         from sklearn.cluster import KMeans, MiniBatchKMeans
 
-        unit_NP = _unit(vector_NP)
+        unit_NP = fusion.unit(vector_NP)
         distinct = len(np.unique(unit_NP.round(6), axis=0)) if len(unit_NP) <= 4 * count else count
         count = max(1, min(count, distinct))
         kind = MiniBatchKMeans if len(unit_NP) > MINI_BATCH_ROWS else KMeans
         fitted = kind(n_clusters=count, n_init=1 if len(unit_NP) > 2_000 else 4, random_state=seed).fit(unit_NP)
-        found = cls(np.zeros(0, np.int32), _unit(fitted.cluster_centers_.astype(np.float32)))
+        found = cls(np.zeros(0, np.int32), fusion.unit(fitted.cluster_centers_.astype(np.float32)))
         assignment_N = found.assign(unit_NP)
         used, renumbered = np.unique(assignment_N, return_inverse=True)
         return cls(renumbered.astype(np.int32), found.centroid_CP[used])
@@ -126,8 +127,3 @@ def purity(assignment_N: NDArray[np.int32], label_N: Strings) -> float:
     counts = np.zeros((int(clusters.max()) + 1, int(codes.max()) + 1), np.int64)
     np.add.at(counts, (clusters, codes), 1)
     return float(counts.max(axis=1).sum() / len(codes))
-
-
-def _unit(vector_NP: Floats) -> Floats:
-    norm = np.linalg.norm(vector_NP, axis=1, keepdims=True)
-    return np.asarray(vector_NP / np.maximum(norm, 1e-12), np.float32)

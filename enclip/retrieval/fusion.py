@@ -81,28 +81,10 @@ def mix_queries(embedding_QDs: Sequence[Floats], weights: Sequence[float]) -> Fl
     return unit
 
 
-def member_scores(query_QD: Floats, gallery_ND: NDArray[np.floating]) -> Floats:
-    """`score_QN` of one member: cosines, as both sides have unit norm."""
-    return np.asarray(query_QD, np.float32) @ np.asarray(gallery_ND, np.float32).T
-
-
-def convex_fusion(score_QNs: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """`score_QN` of systems whose scores have different scales (BM25 and cosines): each is brought to
-    0…1 per query, then weighted (Bruch et al., arXiv 2210.11934). A system that scores all products
-    alike adds nothing.
-    """
-    fused = np.zeros(score_QNs[0].shape, np.float32)
-    for score_QN, weight in zip(score_QNs, weights, strict=True):
-        low_Q1, high_Q1 = score_QN.min(axis=1, keepdims=True), score_QN.max(axis=1, keepdims=True)
-        span_Q1 = high_Q1 - low_Q1
-        fused += weight * np.divide(score_QN - low_Q1, span_Q1, out=np.zeros_like(fused), where=span_Q1 > 0)
-    return fused
-
-
 def reciprocal_rank_fusion(score_QNs: Sequence[Floats], *, constant: int = RRF_CONSTANT) -> Floats:
     """`score_QN` by ranks alone: `Σ_k 1 / (constant + rank_k)` (Cormack et al., SIGIR 2009).
 
-    For comparison with the convex sum; ranks count from 1, ties by row.
+    For comparison with the sum of scores; ranks count from 1, ties by row.
     """
     fused = np.zeros(score_QNs[0].shape, np.float32)
     for score_QN in score_QNs:
@@ -111,3 +93,15 @@ def reciprocal_rank_fusion(score_QNs: Sequence[Floats], *, constant: int = RRF_C
         np.put_along_axis(rank_QN, order_QN, np.arange(1, score_QN.shape[1] + 1)[None], axis=1)
         fused += 1.0 / (constant + rank_QN)
     return fused
+
+
+def unit(embedding_ND: NDArray[np.floating]) -> Floats:
+    """Rows at length 1, float32; one of zeros stays as it is."""
+    norm_N1 = np.linalg.norm(embedding_ND, axis=1, keepdims=True)
+    return np.asarray(embedding_ND / np.maximum(norm_N1, 1e-12), np.float32)
+
+
+def log_sum_exp(logit_NV: Floats) -> Floats:
+    """`[N]` float32: `log Σ_v exp(logit)`, without overflow."""
+    most_N1 = logit_NV.max(axis=1, keepdims=True)
+    return np.asarray(np.log(np.exp(logit_NV - most_N1).sum(axis=1)) + most_N1[:, 0], np.float32)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.records import Floats, Products
+from enclip.retrieval import fusion
 from enclip.retrieval.arrays import read_arrays
 from enclip.retrieval.text import words
 
@@ -122,9 +123,7 @@ class AttributeHeads:
         for start in range(0, len(embedding_ND), BLOCK):
             logit_NV = np.asarray(embedding_ND[start : start + BLOCK, :width], np.float32) @ scaled_DV + constant_V
             for field, part_NV in enumerate(np.split(logit_NV, self._starts[1:], axis=1)):
-                most_N1 = part_NV.max(axis=1, keepdims=True)
-                sum_N = np.log(np.exp(part_NV - most_N1).sum(axis=1)) + most_N1[:, 0]
-                found_NF[start : start + BLOCK, field] = sum_N / self.sharpness
+                found_NF[start : start + BLOCK, field] = fusion.log_sum_exp(part_NV) / self.sharpness
         return found_NF
 
     def save(self, path: Path, normaliser_NF: Floats) -> None:

@@ -129,18 +129,14 @@ class Lab:
             self._folds[number] = Fold(number, self._products)
         return self._folds[number]
 
-    def train(self, wanted: Training, *, start: Epoch | None = None) -> list[Epoch]:
-        """The epochs of a training, the untuned base first.
-
-        Args:
-            start: train on from this epoch's weights instead of the recipe's base.
-        """
-        folder = self._folder(wanted, start)
+    def train(self, wanted: Training) -> list[Epoch]:
+        """The epochs of a training, the untuned base first."""
+        folder = self._folder(wanted)
         known = folder / "epochs.json"
         if known.is_file():
             return [self._epoch(wanted, folder, row) for row in json.loads(known.read_bytes())]
         fold = self.fold(wanted.fold)
-        model = self._base(wanted, start)
+        model = load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
         pixels = self.pixels(model)
         rows = _some(training_rows(fold.products, wanted.recipe), wanted.share, seed=wanted.recipe.seed)
         found = []
@@ -289,18 +285,12 @@ class Lab:
             registry.log_figures(mlflow_run_id, metrics=epoch["figures"], step=epoch["epoch"])
         registry.close_run(mlflow_run_id)
 
-    def _base(self, wanted: Training, start: Epoch | None) -> ClipModel:
-        if start is not None:
-            return load_checkpoint(start.folder, device=self.device)
-        return load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
-
-    def _folder(self, wanted: Training, start: Epoch | None) -> Path:
+    def _folder(self, wanted: Training) -> Path:
         asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}})
         for name, neutral in SINCE.items():
             if asked["recipe"][name] == neutral:
                 del asked["recipe"][name]
-        named = [asked, str(start.folder.relative_to(self._root)) if start else ""]
-        return self._root / hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:20]
+        return self._root / hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
     def _epoch(self, wanted: Training, folder: Path, row: dict[str, Any]) -> Epoch:
         return Epoch(training=wanted, folder=folder / f"epoch-{row['epoch']:02d}", **row)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from enclip.pipeline.gallery import extended
 from enclip.records import Floats, Split
 from enclip.retrieval.searcher import Searcher
 from enclip.studies.degrade import Degradation
@@ -98,14 +99,4 @@ def _with_pictures(material: Material, image_GDs: Sequence[Floats]) -> Searcher:
     blocks = [np.array(release.block(member)) for member in range(len(image_GDs))]
     for block, image_GD in zip(blocks, image_GDs, strict=True):
         block[rows] = image_GD
-    return Searcher.build(
-        release.products,
-        blocks,
-        release.weights,
-        cluster_count=release.clusters.count,
-        mix=release.mix,
-        rescored=release.rescored,
-        like=release,
-        bank=release.bank,
-        heads=release.heads,
-    )
+    return extended(release, release.products, blocks)

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from enclip.evaluation.metrics import ap_at_10_of_scores, evaluate, relevance
 from enclip.models.student import TextStudent
-from enclip.pipeline.bank import SOFTER
+from enclip.pipeline.bank import query_bank
 from enclip.pipeline.heads import ensemble_heads
 from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Floats, Ranking, Split
-from enclip.retrieval.bank import QueryBank
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.selection import greedy_weights
@@ -113,26 +112,22 @@ class Material:
             names: a hybrid, with half of the score of vectors from names.
         """
         parts = [self.embedded(member) for member in members]
-        products, bank_texts = self.world.products, self.world.bank
-        bank = QueryBank.of(
-            [part.bank_JD.astype(np.float32) for part in parts],
-            [bank_texts.exemplars(part.image_ND) for part in parts],
-            bank_texts.counts,
-            weights=weights,
-            sharpness=SOFTER * float(np.average([part.sharpness for part in parts], weights=weights)),
-        )
+        products = self.world.products
+        sharpnesses = [part.sharpness for part in parts]
+        asked, pictures = [part.bank_JD for part in parts], [part.image_ND for part in parts]
+        bank = query_bank(self.world.bank, asked, pictures, weights, sharpnesses)
 
         heads = ensemble_heads(
             self.world.values,
             [self.lab.heads(member) for member in members] if self.world.values else [],
             weights,
-            [part.sharpness for part in parts],
+            sharpnesses,
         )
 
         def build(count: int, mix: Mix) -> Searcher:
             return Searcher.build(
                 products,
-                [part.image_ND for part in parts],
+                pictures,
                 weights,
                 cluster_count=count,
                 mix=mix,

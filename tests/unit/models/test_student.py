@@ -8,7 +8,7 @@ import torch
 
 from enclip.errors import TrainingError, WeightsError
 from enclip.models.clip import ClipEncoder
-from enclip.models.student import CARD, WEIGHTS, TextStudent, agreement, distil
+from enclip.models.student import CARD, WEIGHTS, OnText, TextStudent, agreement, distil
 from enclip.records import Floats
 
 from .small_models import COLOURS, CPU, TYPES, small_clip
@@ -21,9 +21,20 @@ def teachers() -> list[Floats]:
     return [ClipEncoder(small_clip(seed)).encode_texts(TEXTS) for seed in (0, 1)]
 
 
-def taught(folder: Path, *, epochs: int, weights: list[float] = WEIGHTS_OF_MEMBERS) -> TextStudent:
+def taught(
+    folder: Path, *, epochs: int, weights: list[float] = WEIGHTS_OF_MEMBERS, on_text: OnText | None = None
+) -> TextStudent:
     return distil(
-        small_clip(0), TEXTS, teachers(), own=0, weights=weights, epochs=epochs, seed=3, device=CPU, state_dir=folder
+        small_clip(0),
+        TEXTS,
+        teachers(),
+        own=0,
+        weights=weights,
+        epochs=epochs,
+        seed=3,
+        device=CPU,
+        state_dir=folder,
+        on_text=on_text,
     )
 
 
@@ -52,31 +63,9 @@ def test_a_distillation_that_was_cut_off_ends_as_an_unbroken_one(tmp_path: Path)
 
     whole = taught(tmp_path / "whole", epochs=4)
     with pytest.raises(Cut):
-        distil(
-            small_clip(0),
-            TEXTS,
-            teachers(),
-            own=0,
-            weights=WEIGHTS_OF_MEMBERS,
-            epochs=4,
-            seed=3,
-            device=CPU,
-            state_dir=tmp_path / "cut",
-            on_text=cut,
-        )
+        taught(tmp_path / "cut", epochs=4, on_text=cut)
     steps: list[int] = []
-    resumed = distil(
-        small_clip(0),
-        TEXTS,
-        teachers(),
-        own=0,
-        weights=WEIGHTS_OF_MEMBERS,
-        epochs=4,
-        seed=3,
-        device=CPU,
-        state_dir=tmp_path / "cut",
-        on_text=lambda step, steps_in_all, loss: steps.append(step),
-    )
+    resumed = taught(tmp_path / "cut", epochs=4, on_text=lambda step, steps_in_all, loss: steps.append(step))
     assert steps == [3, 4]
     torch.testing.assert_close(resumed.head_DE, whole.head_DE, rtol=0, atol=0)
     for ours, theirs in zip(resumed.encode_texts(TEXTS), whole.encode_texts(TEXTS), strict=True):

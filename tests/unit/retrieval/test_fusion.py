@@ -52,14 +52,6 @@ def test_mixing_words_and_a_picture_gives_unit_norm_and_a_negative_weight_pushes
     np.testing.assert_array_equal(fusion.mix_queries([words, words], [1, -1]), [[0, 0]])
 
 
-def test_convex_fusion_brings_scales_together():
-    bm25 = np.array([[0.0, 20.0, 10.0]], np.float32)
-    cosine = np.array([[0.3, 0.1, 0.2]], np.float32)
-    np.testing.assert_allclose(fusion.convex_fusion([bm25, cosine], [0.25, 0.75]), [[0.75, 0.25, 0.5]], rtol=1e-6)
-    silent = np.zeros((1, 3), np.float32)
-    np.testing.assert_allclose(fusion.convex_fusion([silent, cosine], [0.5, 0.5]), [[0.5, 0, 0.25]], atol=1e-6)
-
-
 def test_reciprocal_rank_fusion_by_hand():
     first = np.array([[0.9, 0.5, 0.1]], np.float32)  # ranks 1, 2, 3
     second = np.array([[0.2, 0.8, 0.2]], np.float32)  # ranks 2, 1, 3: the tie goes to the first row
