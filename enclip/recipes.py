@@ -116,7 +116,7 @@ class ReleaseRecipe(Recipe):
     student_loss: float = Field(
         0.005, ge=0, le=1, description="Loss of mAP@10 on select for which that tower still takes the members' place."
     )
-    rescored: int = Field(200, ge=10, le=10_000, description="Best products scored again at full dimension.")
+    rescored: int = Field(100, ge=10, le=10_000, description="Best products scored again at full dimension.")
     shards: int = Field(1, ge=1, le=256, description="Parts in which a member embeds the catalog.")
 
 

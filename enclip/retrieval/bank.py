@@ -20,16 +20,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from enclip.records import Floats
 from enclip.retrieval import fusion
 from enclip.retrieval.arrays import read_arrays
+from enclip.retrieval.half import single
 
 BANK = "bank.npz"
 BLOCK = 4_096  # products scored against the bank at once
 COUNT_POWER = 0.5
+NEAREST = 64  # captions that a query can be like: on the real catalog the rest moved no AP@10 by 0.0001
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +94,19 @@ class QueryBank:
         """
         if not share_Q.any():
             return list(query_QDs)
-        like_QJ = self._likeness(query_QDs)
+        row_QM, like_QM = self._nearest(query_QDs)
+        known_QD = np.einsum("qm,qmd->qd", like_QM, single(self.exemplar_JD[row_QM]))
         share_Q1 = np.asarray(share_Q, np.float32)[:, None]
-        return [
-            np.where(
-                share_Q1 > 0,
-                fusion.unit((1 - share_Q1) * own_QD + share_Q1 * fusion.unit(like_QJ @ exemplar_JD)),
-                own_QD,
-            )
-            for own_QD, exemplar_JD in zip(query_QDs, self._exemplar_blocks, strict=True)
-        ]
+        own_QD = np.concatenate(query_QDs, axis=1)
+        moved_QD = fusion.unit_blocks(
+            (1 - share_Q1) * own_QD + share_Q1 * fusion.unit_blocks(known_QD, self.dims), self.dims
+        )
+        return self._blocks(np.where(share_Q1 > 0, moved_QD, own_QD))
 
     def breadth(self, query_QDs: Sequence[Floats]) -> Floats:
         """`[Q]`, 0 to 1: the logarithm of how many train products a query speaks of, over the bank's largest."""
-        counted_Q = self._likeness(query_QDs) @ self.count_J.astype(np.float32)
+        row_QM, like_QM = self._nearest(query_QDs)
+        counted_Q = (like_QM * self.count_J[row_QM]).sum(axis=1)
         return np.asarray(np.log1p(counted_Q) / np.log1p(max(1, int(self.count_J.max()))), np.float32)
 
     def bias(
@@ -155,20 +157,22 @@ class QueryBank:
         bank = cls(text, exemplar, count, float(sharpness), tuple(dims.tolist()), tuple(weights.tolist()))
         return bank, bias
 
-    # In single precision once: converting at each query took longer than the search.
     @cached_property
-    def _texts_as_columns(self) -> Floats:
-        return np.ascontiguousarray(self.text_JD.T, np.float32)
-
-    @cached_property
-    def _exemplar_blocks(self) -> list[Floats]:
-        return [np.ascontiguousarray(block_JD) for block_JD in self._blocks(self.exemplar_JD)]
+    def _texts(self) -> "faiss.IndexScalarQuantizer":
+        """The texts in half precision, as they are: less to read at each query than twice as much."""
+        index = faiss.IndexScalarQuantizer(
+            self.text_JD.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        index.add(self.text_JD.astype(np.float32))
+        return index
 
     def _blocks(self, embedding_JD: NDArray[np.floating]) -> list[Floats]:
         return np.split(np.asarray(embedding_JD, np.float32), np.cumsum(self.dims)[:-1], axis=1)
 
-    def _likeness(self, query_QDs: Sequence[Floats]) -> Floats:
-        """`[Q, J]`: a softmax of the ensemble's cosines with the bank's texts."""
-        score_QJ = fusion.weight_query(query_QDs, self.weights) @ self._texts_as_columns
-        logit_QJ = 2 * self.sharpness * score_QJ  # texts are more alike than texts and pictures are
-        return np.asarray(np.exp(logit_QJ - fusion.log_sum_exp(logit_QJ)[:, None]), np.float32)
+    def _nearest(self, query_QDs: Sequence[Floats]) -> tuple[NDArray[np.int64], Floats]:
+        """`[Q, M]` rows of the captions that each query is most like, and a softmax over their cosines."""
+        score_QM, row_QM = self._texts.search(
+            fusion.weight_query(query_QDs, self.weights), min(NEAREST, len(self.count_J))
+        )
+        logit_QM = 2 * self.sharpness * score_QM  # texts are more alike than texts and pictures are
+        return row_QM, np.asarray(np.exp(logit_QM - fusion.log_sum_exp(logit_QM)[:, None]), np.float32)

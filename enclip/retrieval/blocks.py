@@ -39,10 +39,11 @@ def fit_projection(
     weights: Sequence[float],
     *,
     name_share: float,
+    spared: int = 0,
     seed: int = 0,
 ) -> Projection:
     """`Projection.fit` of what `joined` made: its components go where the score of a query in words is made."""
     if embedding_ND.shape[1] == sum(dims):
-        return Projection.fit(embedding_ND, dims, weights, seed=seed)
+        return Projection.fit(embedding_ND, dims, weights, spared=spared, seed=seed)
     shares = [share * weight for share in (1 - name_share, name_share) for weight in weights]
-    return Projection.fit(embedding_ND, [*dims, *dims], shares, seed=seed)
+    return Projection.fit(embedding_ND, [*dims, *dims], shares, spared=spared, seed=seed)

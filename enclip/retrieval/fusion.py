@@ -101,6 +101,13 @@ def unit(embedding_ND: NDArray[np.floating]) -> Floats:
     return np.asarray(embedding_ND / np.maximum(norm_N1, 1e-12), np.float32)
 
 
+def unit_blocks(embedding_ND: Floats, dims: Sequence[int]) -> Floats:
+    """`unit` of each member's block by itself, of a concatenation of blocks of these widths."""
+    starts = np.cumsum([0, *dims[:-1]])
+    norm_NK = np.sqrt(np.add.reduceat(np.square(embedding_ND), starts, axis=1))
+    return np.asarray(embedding_ND / np.repeat(np.maximum(norm_NK, 1e-12), dims, axis=1), np.float32)
+
+
 def log_sum_exp(logit_NV: Floats) -> Floats:
     """`[N]` float32: `log Σ_v exp(logit)`, without overflow."""
     most_N1 = logit_NV.max(axis=1, keepdims=True)

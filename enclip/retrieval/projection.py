@@ -38,21 +38,29 @@ class Projection:
 
     @classmethod
     def fit(
-        cls, embedding_ND: NDArray[np.floating], dims: Sequence[int], weights: Sequence[float], *, seed: int = 0
+        cls,
+        embedding_ND: NDArray[np.floating],
+        dims: Sequence[int],
+        weights: Sequence[float],
+        *,
+        spared: int = 0,
+        seed: int = 0,
     ) -> "Projection":
         """Principal components of the weighted concatenation.
 
         The identity for one member, and for so few products that their components would know nothing
-        of the next one: no more than the projection is wide.
+        of the next one: no more than the widest member is wide.
 
         Args:
             embedding_ND: concatenation in any float type; above 100,000 rows a sample is used.
             dims: width of each member's block; they add up to D.
             weights: the members' weights, not negative.
+            spared: components left out for as many columns that the index gets besides: with them it is as wide
+                as the widest member, and costs what that one costs. A narrow member gives up half of its own at most.
         """
-        num_rows = len(embedding_ND)
-        width = max(dims)
-        if len(dims) == 1 or num_rows <= width:
+        num_rows, widest = len(embedding_ND), max(dims)
+        width = max(widest - spared, widest // 2)
+        if width == sum(dims) or num_rows <= widest:
             return cls.identity(sum(dims))
         # Imported here: the service opens releases without ever fitting one.
         from sklearn.decomposition import PCA

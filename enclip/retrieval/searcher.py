@@ -17,6 +17,7 @@ from enclip.retrieval.checks import check_parts, check_query
 from enclip.retrieval.clusters import Clusters, cluster_means, firm
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
+from enclip.retrieval.half import single
 from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.index import FlatIndex, with_columns
 from enclip.retrieval.mix import NOTHING, Mix
@@ -99,7 +100,7 @@ class Searcher:
         *,
         cluster_count: int,
         mix: Mix = NOTHING,
-        rescored: int = 200,
+        rescored: int = 100,
         seed: int = 0,
         like: "Searcher | None" = None,
         name_block_NDs: Sequence[NDArray[np.floating]] = (),
@@ -128,8 +129,11 @@ class Searcher:
             raise CatalogError("The catalog holds no product to search.", remedy="Ingest a catalog first.")
         dims = [block.shape[1] for block in block_NDs]
         embedding_ND = joined(products, block_NDs, name_block_NDs, weights)
+        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads)
         if like is None:
-            projection = fit_projection(embedding_ND, dims, weights, name_share=mix.name_share, seed=seed)
+            projection = fit_projection(
+                embedding_ND, dims, weights, name_share=mix.name_share, spared=wording.width, seed=seed
+            )
         elif like.dims == tuple(dims) and np.allclose(like.weights, weights) and like.has_names == bool(name_block_NDs):
             projection = like.projection
         else:
@@ -142,7 +146,6 @@ class Searcher:
             if like is None
             else like.clusters.assigned(vector_NP)
         )
-        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads)
         return cls(
             products,
             embedding_ND,
@@ -259,9 +262,9 @@ class Searcher:
         """One member alone, without clusters: what the ensemble is held against in quality and cost."""
         blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]
         embedding_ND, dims = np.concatenate(blocks, axis=1), [self.dims[member]]
-        projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.mix.name_share)
         bank, heads = self.wording.member(member)
         wording = Wording.over(embedding_ND, self.mix, bank=bank, heads=heads)
+        projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.mix.name_share, spared=wording.width)
         single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, projection.width), np.float32))
         return Searcher(
             self.products,
@@ -371,7 +374,7 @@ class Searcher:
     def _scores(self, query_D: Floats, offset_E: Floats, row_C: NDArray[np.int64], pull: float) -> Floats:
         # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal
         # pictures by where they lie; einsum treats every row alike.
-        score_C = np.einsum("cd,d->c", np.asarray(self.embedding_ND[row_C], np.float32), query_D)
+        score_C = np.einsum("cd,d->c", single(self.embedding_ND[row_C]), query_D)
         score_C = score_C - np.einsum("ce,e->c", self.wording.offset_NE[row_C], offset_E)
         if pull > 0 and len(row_C):
             found, place_C = np.unique(self.clusters.assignment_N[row_C], return_inverse=True)

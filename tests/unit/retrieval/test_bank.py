@@ -171,6 +171,32 @@ def test_words_move_toward_the_pictures_they_are_meant_by() -> None:
     np.testing.assert_allclose(whole[0], made.exemplar_JD[:5, :16].astype(np.float32), atol=2e-2)
 
 
+def test_captions_beyond_the_nearest_ones_hardly_move_a_query() -> None:
+    made = replace(bank(400), sharpness=30.0)
+    queries = [unit(20, dim, seed) for seed, dim in enumerate(DIMS, 300)]
+    moved = made.enrich(queries, np.full(20, 0.4, np.float32))
+    # All captions, by hand.
+    score_QJ = sum(
+        weight * query @ text.T.astype(np.float32)
+        for weight, query, text in zip(WEIGHTS, queries, np.split(made.text_JD, [DIMS[0]], axis=1), strict=True)
+    )
+    like_QJ = np.exp(2 * 30.0 * score_QJ)
+    like_QJ /= like_QJ.sum(axis=1, keepdims=True)
+    for query_QD, moved_QD, exemplar_JD in zip(
+        queries, moved, np.split(made.exemplar_JD.astype(np.float32), [DIMS[0]], axis=1), strict=True
+    ):
+        known_QD = like_QJ @ exemplar_JD
+        expected_QD = 0.6 * query_QD + 0.4 * known_QD / np.linalg.norm(known_QD, axis=1, keepdims=True)
+        expected_QD /= np.linalg.norm(expected_QD, axis=1, keepdims=True)
+        assert (expected_QD * moved_QD).sum(axis=1).min() > 0.999
+
+
+def test_an_index_with_a_bank_is_as_wide_as_the_widest_member() -> None:
+    # Wider, a query costs half as much again (`bench/search_ensemble.py`).
+    assert searcher().index.width == max(DIMS)
+    assert searcher().member(0).index.width == DIMS[0]
+
+
 def test_a_text_true_of_many_products_is_broad() -> None:
     sharp = replace(bank(), sharpness=1_000.0)
     blocks = [block.astype(np.float32) for block in np.split(sharp.text_JD, [16], axis=1)]
