@@ -60,6 +60,8 @@ PARAMS = {
     "epochs": belief(TrainRecipe, "epochs"),
     "instances": belief(TrainRecipe, "instances"),
     "max_members": belief(ReleaseRecipe, "max_members", title="Members at most"),
+    "max_text_ms": belief(ReleaseRecipe, "max_text_ms", title="ms for encoding words, at most"),
+    "max_memory_mb": belief(ReleaseRecipe, "max_memory_mb", title="MB of memory, at most"),
     "gallery": belief(ReleaseRecipe, "gallery", title="What is searched"),
     "strictness": Param(
         "normal",
@@ -94,6 +96,8 @@ def recipe_of(params: dict[str, Any]) -> RetrainRecipe:
         ),
         release=ReleaseRecipe(
             max_members=params["max_members"],
+            max_text_ms=params["max_text_ms"],
+            max_memory_mb=params["max_memory_mb"],
             gallery=params["gallery"],
         ),
         gate=GatePolicy.named(params["strictness"], require_approval=params["require_approval"]),

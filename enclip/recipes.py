@@ -72,6 +72,15 @@ class ReleaseRecipe(Recipe):
         2, ge=1, le=32, description="Fewest checkpoints of an ensemble; a soup counts as what it averages."
     )
     max_members: int = Field(5, ge=1, le=32, description="Most members of the ensemble.")
+    max_text_ms: float = Field(
+        0.0,
+        ge=0,
+        description="Most ms for encoding a query in words, on the machine that chooses; one student counts as one "
+        "member. 0: any.",
+    )
+    max_memory_mb: float = Field(
+        0.0, ge=0, description="Most memory of the index and the embeddings behind it, in MB; 0: any."
+    )
     soup_epochs: int = Field(
         3, ge=0, le=32, description="Last epochs of an instance averaged into a soup, as one more candidate; 0: none."
     )

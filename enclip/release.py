@@ -61,6 +61,9 @@ class Candidate(_Frozen):
     versions: tuple[int, ...]
     weights: tuple[float, ...]
     map_at_10: float
+    text_ms: float | None = Field(None, description="For encoding a query in words, where it was chosen.")
+    memory_mb: float | None = Field(None, description="Of embeddings and index.")
+    within_budget: bool = True
 
 
 class ClusterSettings(_Frozen):

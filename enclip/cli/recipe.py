@@ -11,7 +11,16 @@ from enclip.errors import ConfigError
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
 
 TRAIN_FIELDS = tuple(TrainRecipe.model_fields)
-RELEASE_FIELDS = ("min_members", "max_members", "soup_epochs", "use_champion", "gallery", "shards")
+RELEASE_FIELDS = (
+    "min_members",
+    "max_members",
+    "max_text_ms",
+    "max_memory_mb",
+    "soup_epochs",
+    "use_champion",
+    "gallery",
+    "shards",
+)
 
 
 def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,11 +1,13 @@
 """Choose the ensemble on *select*: best epoch, soups, uniform last epochs, greedy over all there are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import TrainingError
+from enclip.pipeline.budget import Budget, Price
 from enclip.pipeline.members import load_member, member_of
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, RunFolder, TrainStep
@@ -22,7 +24,8 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
     """Pick members and weights by mAP@10 on *select*; nothing of *gate* is looked at.
 
     Candidates are every epoch of the run, soups of its last epochs and, where the recipe says so, the
-    champion's members. Where names are searched, their share is chosen with them.
+    champion's members; an ensemble beyond the budget is made smaller until it is within. Where names are searched,
+    their share is chosen with them.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, trained = folder.read("plan", Plan), folder.read("train", TrainStep)
@@ -32,12 +35,14 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         with_names = plan.recipe.release.gallery != "image"
         image_MQN: list[Floats] = []
         name_MQN: list[Floats] = []
+        prices: list[Price] = []
         select = Validator(products, split=Split.SELECT)
         for member in pool:
             model = load_member(platform.registry, member.source)
             pixels = pixel_map(
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot
             )
+            prices.append(Price.of(model))
             image_MQN.append(select.scores(model, pixels))
             if with_names:
                 name_MQN.append(select.name_scores(model, image_MQN[-1]))
@@ -47,10 +52,12 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         rows = training_rows(products, plan.recipe.train)
         for soup, model, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
             pool.append(soup)
+            prices.append(Price.of(model))
             image_MQN.append(scores)
             if with_names:
                 name_MQN.append(select.name_scores(model, scores))
-        step = _with_share(pool, image_MQN, name_MQN, select, plan.recipe.release)
+        chooser = _Chooser(pool, prices, select, plan.recipe.release, num_products=len(products))
+        step = _with_share(chooser, image_MQN, name_MQN, plan.recipe.release)
         base = next((epoch for epoch in trained.epochs if epoch.epoch == 0), None)
         if base is not None:
             step = step.model_copy(update={"base": member_of(base, trained.pixel_side)})
@@ -70,21 +77,14 @@ def _pool(platform: Platform, plan: Plan, trained: TrainStep) -> list[Member]:
 
 
 def _with_share(
-    pool: Sequence[Member],
-    image_MQN: Sequence[Floats],
-    name_MQN: Sequence[Floats],
-    select: Validator,
-    recipe: ReleaseRecipe,
+    chooser: "_Chooser", image_MQN: Sequence[Floats], name_MQN: Sequence[Floats], recipe: ReleaseRecipe
 ) -> ChoiceStep:
     """The best ensemble over pictures; with names, over the shares of them too. Ties: the smallest share."""
     if not name_MQN:
-        return _best(pool, image_MQN, select, recipe)[0]
+        return chooser.best(image_MQN)[0]
     found = {
-        share: _best(
-            pool,
-            [(1 - share) * image_QN + share * name_QN for image_QN, name_QN in zip(image_MQN, name_MQN, strict=True)],
-            select,
-            recipe,
+        share: chooser.best(
+            [(1 - share) * image_QN + share * name_QN for image_QN, name_QN in zip(image_MQN, name_MQN, strict=True)]
         )
         for share in sorted(recipe.name_shares)
     }
@@ -95,53 +95,100 @@ def _with_share(
     return found[share][0].model_copy(update={"gallery": gallery})
 
 
-def _best(
-    pool: Sequence[Member], score_MQN: Sequence[Floats], select: Validator, recipe: ReleaseRecipe
-) -> tuple[ChoiceStep, float]:
-    """The best ensemble by these scores, and its mAP@10 on *select*."""
-    alone = np.array([select.quality(score_QN) for score_QN in score_MQN])
-    epochs = [row for row, member in enumerate(pool) if not member.ingredients]
-    soups = [row for row, member in enumerate(pool) if member.ingredients]
-    best = max(epochs, key=lambda row: alone[row])
-    fewest, most = min(recipe.min_members, len(epochs)), min(recipe.max_members, len(pool))
-    weightings = {
-        "best epoch": _uniform([best], len(pool)),
-        "uniform last epochs": _uniform(_latest(pool, epochs, most), len(pool)),
-        "greedy": greedy_weights(score_MQN, select.quality, min_members=min(fewest, most), max_members=most)[0],
-    }
-    if soups:
-        weightings["best soup"] = _uniform([max(soups, key=lambda row: alone[row])], len(pool))
-    candidates = [
-        (name, weights, select.quality(_weighted(score_MQN, weights))) for name, weights in weightings.items()
-    ]
-    cheap = [candidate for candidate in candidates if len(_used(candidate[1])) <= most]
-    allowed = [
-        candidate for candidate in cheap if sum(len(pool[row].checkpoints) for row in _used(candidate[1])) >= fewest
-    ]
-    # One member and no soup: fewer checkpoints than wished for are better than no release.
-    name, weights, value = max(allowed or cheap, key=lambda candidate: candidate[2])
-    wish = f"at least {fewest} checkpoints" if allowed else f"fewer than the {fewest} checkpoints wished for"
-    rows = sorted(_used(weights), key=lambda row: (-weights[row], row))
-    members = tuple(pool[row].model_copy(update={"weight": float(weights[row])}) for row in rows)
-    step = ChoiceStep(
-        members=members,
-        candidates=tuple(
-            Candidate(
-                name=candidate_name,
-                versions=tuple(pool[row].version for row in _used(candidate_weights)),
-                weights=tuple(float(weight) for weight in candidate_weights[candidate_weights > 0]),
-                map_at_10=candidate_value,
-            )
-            for candidate_name, candidate_weights, candidate_value in candidates
-        ),
-        best_member=max(range(len(rows)), key=lambda index: alone[rows[index]]),
-        chosen_because=(
-            f"{name} has the highest mAP@10 on select ({value:.3f}; best epoch {alone[best]:.3f}) "
-            f"among ensembles of {wish} in at most {most} members, out of {len(epochs)} checkpoints "
-            f"and {len(soups)} soups."
-        ),
-    )
-    return step, value
+class _Chooser:
+    """Picks members out of a pool by their scores on *select*, under the recipe's budget."""
+
+    def __init__(
+        self,
+        pool: Sequence[Member],
+        prices: Sequence[Price],
+        select: Validator,
+        recipe: ReleaseRecipe,
+        *,
+        num_products: int,
+    ) -> None:
+        self._pool, self._prices = pool, prices
+        self._quality = select.quality
+        self._recipe = recipe
+        self._budget = Budget(recipe, num_products=num_products)
+        self._epochs = [row for row, member in enumerate(pool) if not member.ingredients]
+        self._soups = [row for row, member in enumerate(pool) if member.ingredients]
+
+    def best(self, score_MQN: Sequence[Floats]) -> tuple[ChoiceStep, float]:
+        """The best ensemble by these scores, and its mAP@10 on *select*."""
+        pool, recipe = self._pool, self._recipe
+        alone = np.array([self._quality(score_QN) for score_QN in score_MQN])
+        fewest, most = min(recipe.min_members, len(self._epochs)), min(recipe.max_members, len(pool))
+        weightings = {"best epoch": self._single(self._epochs, alone)}
+        weightings["uniform last epochs"] = self._largest(
+            most, lambda size: _uniform(_latest(pool, self._epochs, size), len(pool))
+        )
+        weightings["greedy"] = self._largest(
+            most,
+            lambda size: greedy_weights(score_MQN, self._quality, min_members=min(fewest, size), max_members=size)[0],
+        )
+        if self._soups:
+            weightings["best soup"] = self._single(self._soups, alone)
+        qualities = {name: self._quality(_weighted(score_MQN, weights)) for name, weights in weightings.items()}
+        affordable = [name for name, weights in weightings.items() if self._affordable(weights)]
+        allowed = [
+            name for name in affordable if sum(len(pool[row].checkpoints) for row in _used(weightings[name])) >= fewest
+        ]
+        # Fewer checkpoints than wished for, or the dearest of what there is, are better than no release.
+        name = max(allowed or affordable or ["best epoch"], key=lambda name: qualities[name])
+        rows = sorted(_used(weightings[name]), key=lambda row: (-weightings[name][row], row))
+        members = tuple(pool[row].model_copy(update={"weight": float(weightings[name][row])}) for row in rows)
+        step = ChoiceStep(
+            members=members,
+            candidates=tuple(self._candidate(name, weightings[name], qualities[name]) for name in weightings),
+            needs_student=self._budget.needs_student([self._prices[row] for row in rows]),
+            best_member=max(range(len(rows)), key=lambda index: alone[rows[index]]),
+            chosen_because=self._reason(name, qualities, fewest=fewest, most=most, wished=name in allowed),
+        )
+        return step, qualities[name]
+
+    def _single(self, rows: Sequence[int], alone: NDArray[np.float64]) -> Floats:
+        """The best of these that can be paid, or the best of all."""
+        payable = [row for row in rows if self._budget.allows([self._prices[row]])]
+        return _uniform([max(payable or rows, key=lambda row: alone[row])], len(self._pool))
+
+    def _largest(self, most: int, weigh: Callable[[int], Floats]) -> Floats:
+        """The weights for as many members as can be paid, at most `most`; one at least."""
+        for size in range(most, 1, -1):
+            weights = weigh(size)
+            if self._affordable(weights):
+                return weights
+        return weigh(1)
+
+    def _affordable(self, weights: Floats) -> bool:
+        rows = _used(weights)
+        return len(rows) <= self._recipe.max_members and self._budget.allows([self._prices[row] for row in rows])
+
+    def _candidate(self, name: str, weights: Floats, quality: float) -> Candidate:
+        rows = _used(weights)
+        cost = self._budget.cost([self._prices[row] for row in rows])
+        return Candidate(
+            name=name,
+            versions=tuple(self._pool[row].version for row in rows),
+            weights=tuple(float(weight) for weight in weights[weights > 0]),
+            map_at_10=quality,
+            text_ms=cost.text_ms,
+            memory_mb=cost.memory_mb,
+            within_budget=self._affordable(weights),
+        )
+
+    def _reason(self, name: str, qualities: Mapping[str, float], *, fewest: int, most: int, wished: bool) -> str:
+        wish = f"at least {fewest} checkpoints" if wished else f"fewer than the {fewest} checkpoints wished for"
+        limits = [f"at most {most} members"]
+        if self._recipe.max_text_ms:
+            limits.append(f"{self._recipe.max_text_ms:g} ms for words")
+        if self._recipe.max_memory_mb:
+            limits.append(f"{self._recipe.max_memory_mb:g} MB")
+        return (
+            f"{name} has the highest mAP@10 on select ({qualities[name]:.3f}; best epoch "
+            f"{qualities['best epoch']:.3f}) among ensembles of {wish} in {', '.join(limits)}, out of "
+            f"{len(self._epochs)} checkpoints and {len(self._soups)} soups."
+        )
 
 
 def _latest(pool: Sequence[Member], epochs: Sequence[int], most: int) -> list[int]:

@@ -182,4 +182,14 @@ def _chosen(
     settled = Mix(name_share=choice.gallery.name_share)
     allowed = products.split == Split.SELECT
     tuned = tune(build, queries, select, allowed, recipe, mix=settled)
-    return tuned, judged(platform, taught, tuned.searcher, queries, select, allowed, most=recipe.student_loss)
+    student = judged(
+        platform,
+        taught,
+        tuned.searcher,
+        queries,
+        select,
+        allowed,
+        most=recipe.student_loss,
+        needed=choice.needs_student,
+    )
+    return tuned, student

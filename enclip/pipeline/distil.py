@@ -114,8 +114,10 @@ def judged(
     allowed: NDArray[np.bool_],
     *,
     most: float,
+    needed: bool = False,
 ) -> StudentSettings:
-    """Whether a student may answer for the members: it may lose at most that much mAP@10 on *select*.
+    """Whether a student may answer for the members: it may lose at most that much mAP@10 on *select*, or anything
+    where it is needed, as the members' own towers together are beyond the budget.
 
     Args:
         query_blocks: per member its own embeddings of `select.texts`.
@@ -128,8 +130,10 @@ def judged(
         select.quality_of_rankings(searcher.search(blocks, k=10, texts=select.texts, allowed=allowed))
         for blocks in (query_blocks, student.encode_texts(select.texts))
     )
-    passes = theirs >= ours - most
+    passes = needed or theirs >= ours - most
     verdict = "it answers for them" if passes else f"they answer themselves, as it may lose {most:g}"
+    if needed:
+        verdict += ", as max_text_ms does not allow all of theirs"
     return StudentSettings(
         num_texts=step.num_texts if passes else 0,
         agreement=step.agreement,

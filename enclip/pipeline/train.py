@@ -16,6 +16,7 @@ from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipModel
 from enclip.models.device import gpu_figures
 from enclip.models.distributed import joined
+from enclip.pipeline.budget import Budget, Price
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import Plan, RunFolder, TrainStep
 from enclip.pipeline.validate import Validator, figures_of
@@ -38,6 +39,7 @@ def train(
 
     Raises:
         DeviceError: the plan asks for CUDA and there is none.
+        ConfigError: not even one member of this base is within the budget.
         TrainingError: nothing to train on, or the loss is not a number.
     """
     folder = RunFolder(platform.blobs, run_id)
@@ -46,6 +48,8 @@ def train(
     with joined(environment, recipe.device) as (ranks, device), folder.timed("train"):
         products = load_snapshot(platform.blobs, plan.snapshot)
         model = _base(platform, plan, instance=0, device=device)
+        if plan.recipe.release.max_text_ms or plan.recipe.release.max_memory_mb:
+            Budget(plan.recipe.release, num_products=len(products)).check(Price.of(model))
         side = recipe.pixel_side or stored_side(products, platform.blobs, model.side)
         pixels = pixel_map(products, platform.blobs, side=side, scratch=platform.scratch, digest=plan.snapshot)
         rows = training_rows(products, recipe)

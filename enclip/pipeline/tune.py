@@ -39,9 +39,10 @@ def tune(
 
     Parts are chosen in the order in which they enter the score, as a grid over all of them together would
     choose by chance: *select* has too few queries for so many candidates. Of the clusters, whose grid is the
-    largest and whose pull has cost as often as it has paid, the least is taken that no other beats by a
-    standard error over queries as pairs (the rule of Breiman et al., Classification and Regression Trees,
-    1984, 3.4.3); of the other parts the best.
+    largest and whose pull has cost as often as it has paid, the least is taken that no other beats by two
+    standard errors over queries as pairs (the rule of Breiman et al., Classification and Regression Trees,
+    1984, 3.4.3, which asks for one: the best of some 30 beats nothing by as much through chance alone); of
+    the other parts the best.
 
     Args:
         build: a searcher of that many clusters, with that mix.
@@ -82,7 +83,7 @@ def tune(
         lambda searcher: (
             f"{searcher.clusters.count} clusters, pull {searcher.mix.pull:g}, narrowing {searcher.mix.narrowing:g}"
         ),
-        errors=1.0,
+        errors=2.0,
     )
     if best.names is not None:
         best, why["BM25"] = _best(

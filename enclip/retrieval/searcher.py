@@ -29,6 +29,11 @@ PROJECTION, INDEX, CLUSTERS = "projection.npz", "index.faiss", "clusters.npz"
 SETTINGS = ("dims", "weights", "rescored")
 
 
+def bytes_per_product(dims: Sequence[int], *, names: bool) -> int:
+    """Memory that a product takes with members of these widths: half-precision embeddings and its indexed vector."""
+    return 2 * sum(dims) * (2 if names else 1) + 4 * max(dims)
+
+
 class Searcher:
     """An immutable index over N products; searching is safe from several threads at once.
 

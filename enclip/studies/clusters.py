@@ -8,30 +8,38 @@ from enclip.retrieval.clusters import cluster_grid, purity, silhouette
 from enclip.retrieval.searcher import Searcher
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.material import Material
+from enclip.studies.signals import query_signals, rank_correlation
 
 PULLS = (0.15, 0.3, 0.6)
+SIGNALLED = 0.3  # the pull whose gain is held against what queries show
 
 
 def run(material: Material) -> Findings:
-    """Every size of the grid: its quality, and the ranking with it at several pulls, for all or for broad queries."""
+    """Every size of the grid: its quality, and the ranking with it at several pulls, for all or for broad queries;
+    and the rank correlation of what a pull gains a query with what the query shows.
+    """
     members, _ = material.ensemble
     chosen = material.release.searcher
-    systems = {"without clusters": material.searched(chosen.with_mix(pull=0, narrowing=0), members)}
+    without = material.searched(chosen.with_mix(pull=0, narrowing=0), members)
+    systems = {"without clusters": without}
     systems["as chosen on select"] = material.searched(chosen, members)
     facts: dict[str, Fact] = {}
     vector_NP = chosen.index.vectors()[:, : chosen.projection.width]
     for count in cluster_grid(len(chosen.products)):
         searcher = _with_clusters(chosen, count)
         clusters = searcher.clusters
-        facts[f"{clusters.count} clusters"] = {
-            **_similarities(vector_NP, clusters.assignment_N),
-            "silhouette": silhouette(vector_NP, clusters),
-            "purity by type": purity(clusters.assignment_N, chosen.products.article_type),
-        }
         for pull in PULLS:
             for narrowing, whom in ((0.0, "all queries"), (1.0, "broad queries")):
                 pulled = searcher.with_mix(pull=pull, narrowing=narrowing)
                 systems[f"{clusters.count} clusters, pull {pull:g}, {whom}"] = material.searched(pulled, members)
+        gained = systems[f"{clusters.count} clusters, pull {SIGNALLED:g}, all queries"] - without
+        signals = query_signals(material, searcher, members)
+        facts[f"{clusters.count} clusters"] = {
+            **_similarities(vector_NP, clusters.assignment_N),
+            "silhouette": silhouette(vector_NP, clusters),
+            "purity by type": purity(clusters.assignment_N, chosen.products.article_type),
+            **{f"gain by {name}": rank_correlation(signal, gained) for name, signal in signals.items()},
+        }
     return Findings(systems, facts)
 
 

@@ -101,6 +101,9 @@ def test_a_student_that_loses_too_much_does_not_answer(platform: Platform, relea
     verdict = judged(platform, step, release.searcher, queries, select, allowed, most=-1.0)
     assert verdict.num_texts == 0
     assert "they answer themselves" in verdict.chosen_because
+    verdict = judged(platform, step, release.searcher, queries, select, allowed, most=-1.0, needed=True)
+    assert verdict.num_texts == step.num_texts
+    assert "max_text_ms does not allow" in verdict.chosen_because
 
 
 def test_nothing_of_another_split_teaches_it(release: OpenRelease) -> None:

@@ -1,0 +1,84 @@
+"""What serving costs, held against the recipe's budget before qualities are compared (`choose`)."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enclip.errors import ConfigError
+from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.recipes import ReleaseRecipe
+from enclip.retrieval.searcher import bytes_per_product
+
+TEXT = "women navy blue casual shoes"
+TIMINGS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One member's share: the width of its embeddings, and ms that its tower takes for a query in words."""
+
+    dim: int
+    text_ms: float
+
+    @classmethod
+    def of(cls, model: ClipModel) -> "Price":
+        """Timed on this machine: the median of some texts, one at a time."""
+        encoder, taken = ClipEncoder(model), []
+        encoder.encode_texts([TEXT])
+        for _ in range(TIMINGS):
+            start = time.perf_counter()
+            encoder.encode_texts([TEXT])
+            taken.append(1000 * (time.perf_counter() - start))
+        return cls(model.architecture.dim, statistics.median(taken))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a release of some members takes."""
+
+    text_ms: float
+    memory_mb: float
+
+
+class Budget:
+    """A recipe's `max_text_ms` and `max_memory_mb`, for a catalog of so many products; 0: any."""
+
+    def __init__(self, recipe: ReleaseRecipe, *, num_products: int) -> None:
+        self._recipe = recipe
+        self._num_products = num_products
+
+    def cost(self, members: Sequence[Price]) -> Cost:
+        """What a release of these members costs. With a student, one tower answers for all."""
+        taken = [member.text_ms for member in members]
+        per_product = bytes_per_product([member.dim for member in members], names=self._recipe.gallery != "image")
+        return Cost(
+            text_ms=round(max(taken) if self.by_student(members) else sum(taken), 2),
+            memory_mb=round(self._num_products * per_product / 1e6, 2),
+        )
+
+    def allows(self, members: Sequence[Price]) -> bool:
+        """Whether a release of these members is within the budget."""
+        cost, recipe = self.cost(members), self._recipe
+        return (not recipe.max_text_ms or cost.text_ms <= recipe.max_text_ms) and (
+            not recipe.max_memory_mb or cost.memory_mb <= recipe.max_memory_mb
+        )
+
+    def by_student(self, members: Sequence[Price]) -> bool:
+        """Whether one tower is to be taught for them."""
+        return len(members) > 1 and self._recipe.student_epochs > 0
+
+    def needs_student(self, members: Sequence[Price]) -> bool:
+        """Whether their own towers together take more time than there is."""
+        return 0 < self._recipe.max_text_ms < sum(member.text_ms for member in members)
+
+    def check(self, base: Price) -> None:
+        """Before a training: raises ConfigError where not even one member of this base is within the budget."""
+        if not self.allows([base]):
+            cost = self.cost([base])
+            raise ConfigError(
+                f"One member of this base takes {cost.text_ms:g} ms for a query in words and {cost.memory_mb:g} MB "
+                f"for {self._num_products} products: more than max_text_ms {self._recipe.max_text_ms:g} or "
+                f"max_memory_mb {self._recipe.max_memory_mb:g} allow (0: any).",
+                remedy="Raise the budget, or take a smaller base.",
+            )

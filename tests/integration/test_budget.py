@@ -1,0 +1,76 @@
+"""The automatic choice under a budget, from the recipe to the manifest."""
+
+import pytest
+
+from enclip.catalog.drawn import draw_catalog
+from enclip.config import Settings
+from enclip.errors import ConfigError
+from enclip.pipeline.choose import choose
+from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.platform import Platform, open_platform
+from enclip.pipeline.runs import ChoiceStep, Plan, RunFolder
+from enclip.pipeline.snapshot import take
+from enclip.pipeline.train import train
+from enclip.recipes import ReleaseRecipe, RetrainRecipe, TrainRecipe
+
+pytestmark = pytest.mark.slow
+
+PRODUCTS, DIM = 160, 128
+ONE, TWO = (PRODUCTS * (2 * members * DIM + 4 * DIM) / 1e6 for members in (1, 2))
+TRAIN = TrainRecipe(epochs=2, instances=2)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    """A training whose ensemble is still to be chosen."""
+    home = tmp_path_factory.mktemp("budget")
+    opened = open_platform(Settings(ENCLIP_HOME=home / "enclip", MLFLOW_TRACKING_URI="", ENCLIP_DATABASE_URL=""))
+    ingest_source(opened, str(draw_catalog(home / "first", num_products=PRODUCTS, seed=1)))
+    take(opened, "run", RetrainRecipe(train=TRAIN))
+    train(opened, "run", environment={})
+    return opened
+
+
+def chosen(platform: Platform, **release: object) -> ChoiceStep:
+    folder = RunFolder(platform.blobs, "run")
+    plan = folder.read("plan", Plan)
+    recipe = plan.recipe.model_copy(
+        update={"release": ReleaseRecipe.model_validate({"min_members": 2, "soup_epochs": 0, **release})}
+    )
+    folder.write("plan", plan.model_copy(update={"recipe": recipe}))
+    return choose(platform, "run")
+
+
+def test_without_a_budget_what_each_candidate_costs_is_told(platform: Platform) -> None:
+    step = chosen(platform)
+    assert len(step.members) >= 2
+    for candidate in step.candidates:
+        members = len(candidate.versions)
+        assert candidate.memory_mb == pytest.approx(PRODUCTS * (2 * members + 4) * DIM / 1e6, abs=0.006)
+        assert candidate.text_ms is not None and candidate.text_ms > 0
+        assert candidate.within_budget
+    assert "MB" not in step.chosen_because
+
+
+def test_an_ensemble_becomes_as_small_as_its_memory_must_be(platform: Platform) -> None:
+    step = chosen(platform, max_memory_mb=(ONE + TWO) / 2)
+    assert len(step.members) == 1
+    assert {len(candidate.versions) for candidate in step.candidates} == {1}
+    assert "fewer than the 2 checkpoints wished for" in step.chosen_because
+    assert "MB" in step.chosen_because
+    assert len(chosen(platform, max_memory_mb=TWO + 0.01).members) == 2
+
+
+def test_where_nothing_can_be_paid_one_member_is_taken_and_the_manifest_says_so(platform: Platform) -> None:
+    # None can be paid: the release is one member, and its candidates say that they are beyond the budget.
+    step = chosen(platform, max_memory_mb=ONE / 2)
+    assert len(step.members) == 1
+    assert not any(candidate.within_budget for candidate in step.candidates)
+
+
+def test_a_base_that_cannot_be_paid_is_refused_before_it_is_trained(platform: Platform) -> None:
+    release = ReleaseRecipe(max_memory_mb=ONE / 2)
+    take(platform, "dear", RetrainRecipe(train=TRAIN, release=release))
+    with pytest.raises(ConfigError, match="max_memory_mb"):
+        train(platform, "dear", environment={})
+    assert platform.registry.epochs("dear") == []
