@@ -52,6 +52,21 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
             ("enclip-epoch version", "what", "weight"),
             [(member.version, _what(member), member.weight) for member in manifest.members],
         ),
+        "\n### Candidates, by plain cosines on select\n",
+        markdown_table(
+            ("candidate", "members", "mAP@10", "ms for words", "MB", "within budget"),
+            [
+                (
+                    candidate.name,
+                    len(candidate.versions),
+                    candidate.map_at_10,
+                    _cell(candidate.text_ms),
+                    _cell(candidate.memory_mb),
+                    "yes" if candidate.within_budget else "no",
+                )
+                for candidate in manifest.candidates
+            ],
+        ),
         *(_systems(evaluation, title, systems) for title, systems in evaluation.by_gallery().items()),
         f"\n### By category, {evaluation.protocol()}\n",
         markdown_table(

@@ -170,6 +170,7 @@ print(json.dumps({
     assert found["run_tags"]["dag_id"] == "retrain"
     assert found["run_tags"]["dag_run_id"]
     assert "### Gates" in found["description"]
+    assert "| greedy | " in found["description"]
 
 
 def test_the_champion_answers_as_a_pyfunc(world: World) -> None:
