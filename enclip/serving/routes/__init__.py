@@ -1,0 +1,1 @@
+"""One file a family of routes; each makes a router over a `Desk`."""
