@@ -31,20 +31,7 @@ def search_routes(desk: Desk) -> APIRouter:
 
     @router.post("/search", summary="Search by words, a picture, or both")
     async def search(request: SearchRequest) -> SearchAnswer:
-        served = desk.served()
-        started = time.perf_counter()
-        ranking = await desk.search(
-            lambda: served.release.search(
-                text=request.text,
-                image=request.image,
-                weights=request.given_weights() if request.weights else None,
-                filters=request.filters.to_filters() if request.filters else None,
-                k=request.k,
-                withdrawn=served.withdrawn,
-                spread=request.spread,
-            )
-        )
-        return SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
+        return await answer(desk, desk.served(), request)
 
     @router.get("/similar/{product_id:path}", summary="Products like one of the catalog")
     async def similar(
@@ -75,6 +62,23 @@ def search_routes(desk: Desk) -> APIRouter:
         )
 
     return router
+
+
+async def answer(desk: Desk, served: Served, request: SearchRequest) -> SearchAnswer:
+    """One search over one release."""
+    started = time.perf_counter()
+    ranking = await desk.search(
+        lambda: served.release.search(
+            text=request.text,
+            image=request.image,
+            weights=request.given_weights() if request.weights else None,
+            filters=request.filters.to_filters() if request.filters else None,
+            k=request.k,
+            withdrawn=served.withdrawn,
+            spread=request.spread,
+        )
+    )
+    return SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
 
 
 def found_by(served: Served, ranking: Ranking) -> list[SearchHit]:
