@@ -164,6 +164,15 @@ class Ranking:
     def product_ids(self) -> tuple[str, ...]:
         return tuple(hit.product_id for hit in self.hits)
 
+    def after(self, offset: int, *, k: int | None = None) -> "Ranking":
+        """A page of it: k hits, or all there are, behind the first `offset`."""
+        return Ranking(self.hits[offset : None if k is None else offset + k])
+
+    def extended(self, deeper: "Ranking") -> "Ranking":
+        """This ranking, and behind it what another one holds besides."""
+        known = set(self.product_ids)
+        return Ranking((*self.hits, *(hit for hit in deeper.hits if hit.product_id not in known)))
+
 
 class Encoder(Protocol):
     """One member's two towers, as NumPy in and out."""

@@ -18,8 +18,11 @@ def search(
     text: Annotated[str, typer.Argument(help="What to look for, in words.")] = "",
     image: Annotated[Path | None, typer.Option("--image", help="A picture to look for, alone or with words.")] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Number of results.")] = 10,
-    text_weight: Annotated[float, typer.Option(help="Share of the words where both are given.")] = 1.0,
-    image_weight: Annotated[float, typer.Option(help="Share of the picture where both are given.")] = 1.0,
+    like: Annotated[str, typer.Option("--like", metavar="ID", help="A product to find others like.")] = "",
+    without: Annotated[str, typer.Option("--without", help="Words to turn from.")] = "",
+    text_weight: Annotated[float, typer.Option(help="Share of the words among what is given.")] = 1.0,
+    image_weight: Annotated[float, typer.Option(help="Share of the picture.")] = 1.0,
+    like_weight: Annotated[float, typer.Option(help="Share of the product.")] = 1.0,
     category: Category = None,
     gender: Gender = None,
     colour: Colour = None,
@@ -32,7 +35,8 @@ def search(
     """Search the catalog with a release.
 
     Examples: `enclip search "navy blue shirt"` · `enclip search --image shoe.jpg` ·
-    `enclip search "in red" --image bag.jpg --category Bags` · `enclip search "white t-shirt" --spread`
+    `enclip search "in red" --image bag.jpg --category Bags` · `enclip search "white t-shirt" --spread` ·
+    `enclip search "red" --like 15970` · `enclip search "shirt" --without "blue"`
     """
     from enclip.pipeline.open_release import open_release
 
@@ -42,7 +46,9 @@ def search(
     ranking = found.search(
         text=text,
         image=picture,
-        weights={"text": text_weight, "image": image_weight},
+        like=like or None,
+        without=without,
+        weights={"text": text_weight, "image": image_weight, "like": like_weight},
         filters=Filters(tuple(category or ()), tuple(gender or ()), tuple(colour or ())),
         k=k,
         withdrawn=opened.catalog.withdrawn_ids(),
@@ -70,7 +76,7 @@ def search(
         )
         return
     render.table(
-        f"Release {found.version}: {text or image}",
+        f"Release {found.version}: {_asked(text, image, like, without)}",
         ("", "product", "name", "category", "colour", "score", *(["folded"] if spread else [])),
         [
             (
@@ -131,6 +137,12 @@ def status(json: Json = False) -> None:
         render.table("mAP@10 by category", ("category", "mAP@10"), champion["metrics"].get("by_category", {}).items())
     render.out.print(f"challenger: {found['challenger'] or '–'}   previous: {found['previous'] or '–'}")
     render.out.print(f"catalog: {found['catalog']['live']} products   tracking: {found['tracking_uri']}")
+
+
+def _asked(text: str, image: Path | None, like: str, without: str) -> str:
+    """A question in one line."""
+    parts = [text, str(image) if image else "", f"like {like}" if like else "", f"without {without}" if without else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _minute(moment: str | None) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enclip.errors import ConfigError
 from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.recipes import ReleaseRecipe
-from enclip.retrieval.searcher import bytes_per_product
 
 TEXT = "women navy blue casual shoes"
 TIMINGS = 15
@@ -51,7 +50,9 @@ class Budget:
     def cost(self, members: Sequence[Price]) -> Cost:
         """What a release of these members costs. With a student, one tower answers for all."""
         taken = [member.text_ms for member in members]
-        per_product = bytes_per_product([member.dim for member in members], names=self._recipe.gallery != "image")
+        dims = [member.dim for member in members]
+        # Half-precision embeddings of pictures and names, and the indexed vector.
+        per_product = 2 * sum(dims) * (1 if self._recipe.gallery == "image" else 2) + 4 * max(dims)
         return Cost(
             text_ms=round(max(taken) if self.by_student(members) else sum(taken), 2),
             memory_mb=round(self._num_products * per_product / 1e6, 2),

@@ -13,16 +13,15 @@ from enclip.models.device import resolve_device
 from enclip.models.student import TextStudent
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
+from enclip.pipeline.question import Question
 from enclip.recipes import Device
 from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
 from enclip.release import Manifest, read_manifest
-from enclip.retrieval import fusion
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
 
 STUDENT = "student"
-MAX_TEXT = 1000
 MAX_RESULTS = 1000
 
 
@@ -44,49 +43,83 @@ class OpenRelease:
 
     def product(self, product_id: str) -> Product:
         """A product of its index. Raises QueryError for an unknown id."""
+        return self.products.row(self._row(product_id))
+
+    def _row(self, product_id: str) -> int:
         row = int(np.searchsorted(self.products.product_id, product_id))
         if row == len(self.products) or self.products.product_id[row] != product_id:
             raise QueryError(f"Product {product_id!r} is not in release {self.version}.")
-        return self.products.row(row)
+        return row
 
     def search(
         self,
         *,
         text: str | None = None,
         image: bytes | None = None,
+        like: str | None = None,
+        without: str | None = None,
         weights: Mapping[str, float] | None = None,
         filters: Filters | None = None,
         k: int = 10,
+        offset: int = 0,
         withdrawn: frozenset[str] = frozenset(),
         spread: bool = False,
     ) -> Ranking:
-        """The k best products for words, a picture, or both.
+        """The k best products for words, a picture, a product of the index, or any of them together.
 
         Args:
-            weights: of "text" and "image" where both are given; default: equal.
+            like: a product_id; the product itself is left out.
+            without: words to turn from: what a picture shows of the attributes that they name counts against a product.
+            weights: of "text", "image" and "like" where several are given; default: equal.
+            offset: the best to pass over. Pages of one release neither overlap nor leave anything out.
             withdrawn: products that must not appear, whatever the index holds.
             spread: fold near-duplicates under the best of them; a release that stores none folds none.
 
         Raises:
-            QueryError: neither words nor a picture, a picture that cannot be read, weights or k out of range.
+            QueryError: nothing is asked for, a picture that cannot be read, an unknown product, weights, k or offset
+                out of range.
         """
-        blocks = self._query_blocks(text, image, weights or {})
-        self._check_k(k)
-        allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
+        question = Question((text or "").strip(), image, like, (without or "").strip(), weights or {})
+        self._check_page(k, offset)
+        hidden = withdrawn | {like} if like else withdrawn
+        allowed = self.searcher.mask_without(hidden, keep=not like) if hidden else None
+        blocks = self.blocks(question)
         folding = self.near_duplicates if spread else None
-        # What takes the places of those folded is scored already; the page alone is longer.
-        depth = max(2 * k, self.searcher.rescored) if folding else k
-        share = _word_share(text, image, weights or {})
-        ranking = self.searcher.search(
-            blocks, k=depth, texts=[text], text_shares=[share], filters=filters, allowed=allowed
-        )[0]
-        return folding.page(ranking, self.products, k=k) if folding else ranking
+
+        def best(depth: int) -> Ranking:
+            return self.searcher.search(
+                blocks,
+                k=depth,
+                texts=[question.text],
+                text_shares=[question.word_share],
+                without=[question.without],
+                filters=filters,
+                allowed=allowed,
+            )[0]
+
+        last, first = offset + k, self.searcher.rescored
+        if folding:
+            return folding.page(best(MAX_RESULTS), self.products, k=last).after(offset)
+        if last <= first:
+            return best(first).after(offset, k=k)
+        # More candidates may bring in one that is better than some before it; what earlier pages held stays.
+        before = best(first)
+        return before.extended(best(MAX_RESULTS)).after(offset, k=k)
+
+    def blocks(self, question: Question) -> list[Floats]:
+        """Per member the query `[1, D_k]` of a question. Raises QueryError as `search`."""
+        return question.blocks(
+            words=self.encode_texts,
+            picture=self._encode_picture,
+            product=self._stored,
+            knows=lambda words: self.searcher.heads is not None and any(self.searcher.heads.asked(words)),
+        )
 
     def similar(
         self, product_id: str, *, k: int = 10, filters: Filters | None = None, withdrawn: frozenset[str] = frozenset()
     ) -> Ranking:
         """The k products most like one of the index, itself left out. Raises QueryError for an unknown id."""
-        self._check_k(k)
+        self._check_page(k)
         allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
         return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
 
@@ -96,26 +129,11 @@ class OpenRelease:
             return self.student.encode_texts(texts)
         return [encoder.encode_texts(texts) for encoder in self.encoders]
 
-    def _query_blocks(self, text: str | None, image: bytes | None, weights: Mapping[str, float]) -> list[Floats]:
-        words = (text or "").strip()
-        if not words and not image:
-            raise QueryError("A search needs words or a picture.", remedy="Give text, image or both.")
-        if len(words) > MAX_TEXT:
-            raise QueryError(f"The text has {len(words)} characters; at most {MAX_TEXT} are searched.")
-        unknown = set(weights) - {"text", "image"}
-        if unknown or any(not np.isfinite(value) or value < 0 for value in weights.values()):
-            raise QueryError("Weights are numbers of at least 0 for 'text' and 'image'.")
-        share = {"text": float(weights.get("text", 1.0)), "image": float(weights.get("image", 1.0))}
-        parts: list[list[Floats]] = []
-        if words:
-            parts.append(self.encode_texts([words]))
-        if image:
-            parts.append(self._encode_picture(image))
-        given = [share[name] for name, value in (("text", words), ("image", image)) if value]
-        blocks = [fusion.mix_queries(of_member, given) for of_member in zip(*parts, strict=True)]
-        if not all(block.any() for block in blocks):
-            raise QueryError("The weights leave nothing to search for.", remedy="Give one of them more than 0.")
-        return blocks
+    def _stored(self, product_id: str) -> list[Floats]:
+        row = self._row(product_id)
+        return [
+            np.asarray(self.searcher.block(member)[row], np.float32)[None] for member in range(len(self.searcher.dims))
+        ]
 
     def _encode_picture(self, image: bytes) -> list[Floats]:
         try:
@@ -128,16 +146,11 @@ class OpenRelease:
         ]
 
     @staticmethod
-    def _check_k(k: int) -> None:
+    def _check_page(k: int, offset: int = 0) -> None:
         if not 1 <= k <= MAX_RESULTS:
             raise QueryError(f"k is {k}; it must lie between 1 and {MAX_RESULTS}.")
-
-
-def _word_share(text: str | None, image: bytes | None, weights: Mapping[str, float]) -> float:
-    """How much of a query its words are, 0 to 1: as much as names may weigh in its score."""
-    words = float(weights.get("text", 1.0)) if text else 0.0
-    picture = float(weights.get("image", 1.0)) if image else 0.0
-    return words / (words + picture)
+        if not 0 <= offset <= MAX_RESULTS - k:
+            raise QueryError(f"offset is {offset}; with k {k} it must lie between 0 and {MAX_RESULTS - k}.")
 
 
 def open_release(platform: Platform, release: str | int, *, encoders: bool = True) -> OpenRelease:

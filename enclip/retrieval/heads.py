@@ -29,6 +29,7 @@ MOST_ROWS = 30_000  # train products that a head is fitted on
 ITERATIONS = 100  # of L-BFGS: enough, and stopping there only regularises
 INVERSE_PENALTY = 0.03  # best of 0.01 to 0.1 on the real catalog's select split, by nothing that matters
 BLOCK = 16_384
+LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +112,25 @@ class AttributeHeads:
                     direction_QD[row] += scaled_DV[:, columns].mean(axis=1)
                     asked_QF[row, field] = 1
         return direction_QD, asked_QF
+
+    def avoidance(self, text: str, embedding_CD: Floats) -> Floats:
+        """`[C]`, at most 0, in units of the score: `1/τ · log(1 - p)`, p how likely a picture shows what a text names.
+
+        Of several values of a field any counts; fields add up. Words that name no value cost nothing.
+
+        Args:
+            embedding_CD: float32 concatenations of the pictures.
+        """
+        found_C = np.zeros(len(embedding_CD), np.float32)
+        constant_V = np.asarray(self.weights, np.float32) @ self.intercept_MV
+        for start, values, columns in zip(self._starts, self.values, self.asked(text), strict=True):
+            if columns:
+                part = slice(start, start + len(values))
+                logit_CV = embedding_CD @ (self._scaled[:, part] * np.float32(self.sharpness)) + constant_V[part]
+                shown_CV = np.exp(logit_CV - fusion.log_sum_exp(logit_CV)[:, None])
+                named_C = shown_CV[:, [column - start for column in columns]].sum(axis=1)
+                found_C += np.log(np.maximum(1 - named_C, LEAST_DOUBT)) / np.float32(self.sharpness)
+        return found_C
 
     def normalisers(self, embedding_ND: NDArray[np.floating]) -> Floats:
         """`[N, F]` in units of the score: per field `1/τ · log Σ_v exp(logit)` of products' concatenations.

@@ -26,12 +26,9 @@ from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches, word_sh
 from enclip.retrieval.wording import Wording
 
 PROJECTION, INDEX, CLUSTERS = "projection.npz", "index.faiss", "clusters.npz"
+AVOIDANCE = np.float32(2.0)  # of the heads' log-doubt in a score: docs/reports/without.md
+DEEPER = 5
 SETTINGS = ("dims", "weights", "rescored")
-
-
-def bytes_per_product(dims: Sequence[int], *, names: bool) -> int:
-    """Memory that a product takes with members of these widths: half-precision embeddings and its indexed vector."""
-    return 2 * sum(dims) * (2 if names else 1) + 4 * max(dims)
 
 
 class Searcher:
@@ -172,6 +169,7 @@ class Searcher:
         k: int,
         texts: Texts | None = None,
         text_shares: Sequence[float] | None = None,
+        without: Texts | None = None,
         filters: Filters | None = None,
         allowed: Mask | None = None,
         use_clusters: bool | None = None,
@@ -183,6 +181,7 @@ class Searcher:
             texts: per query its words, which names are searched for; None or "": a picture, held against
                 pictures alone, as is every query without `texts`. Without names here they change nothing.
             text_shares: per query how much of it its words are, 0 to 1; default: all.
+            without: per query words; a product whose picture shows the attributes that they name loses by it.
             filters: what the user asked for.
             allowed: `[N]` bool over `products`, and-ed with the filters (`mask_without`, a split).
             use_clusters: False leaves the pull out; None and True follow the release.
@@ -199,13 +198,19 @@ class Searcher:
         wanted = max(k, self.rescored)
         pull_Q = np.zeros(len(share_Q)) if use_clusters is False else self.wording.pulls(query_QDs, self.mix)
         rankings = []
-        for query, row_C in enumerate(self._candidates(query_QD, offset_QE, mask, wanted)):
+        avoided = self._avoided(without, len(share_Q))
+        # Many of the first fall back: more of them are looked at.
+        depth = DEEPER * wanted if any(avoided) else wanted
+        for query, row_C in enumerate(self._candidates(query_QD, offset_QE, mask, depth)):
             match_N, weight = self._matches(texts, query), self.mix.bm25_weight * float(share_Q[query])
             if match_N is not None:
                 row_C = np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))
             score_C = self._scores(query_QD[query], offset_QE[query], row_C, float(pull_Q[query]))
             if match_N is not None:
                 score_C = fusion.blend(score_C, match_N[row_C], weight)
+            if self.heads is not None and avoided[query]:
+                image_CD = single(self.embedding_ND[row_C, : sum(self.dims)])
+                score_C = score_C + AVOIDANCE * self.heads.avoidance(avoided[query], image_CD)
             ids, cluster_N = self.products.product_id, self.clusters.assignment_N
             rankings.append(ranking.of_candidates(score_C, row_C, ids, k=k, cluster_N=cluster_N))
         return rankings
@@ -364,6 +369,11 @@ class Searcher:
         if texts is None or self.names is None or self.mix.bm25_weight == 0 or not texts[query]:
             return None
         return self.names.coverage(texts[query] or "")
+
+    def _avoided(self, without: Texts | None, num_queries: int) -> list[str]:
+        """Per query the words to turn from, "" where the heads know none of them."""
+        given = without or [None] * num_queries
+        return [words if self.heads is not None and words and any(self.heads.asked(words)) else "" for words in given]
 
     def _candidates(
         self, query_QD: Floats, offset_QE: Floats, mask: Mask | None, wanted: int

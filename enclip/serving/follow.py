@@ -46,13 +46,16 @@ class OpenRelease(Protocol):
         *,
         text: str | None,
         image: bytes | None,
+        like: str | None = None,
+        without: str | None = None,
         weights: Mapping[str, float] | None,
         filters: Filters | None,
         k: int,
+        offset: int = 0,
         withdrawn: frozenset[str],
         spread: bool = False,
     ) -> Ranking:
-        """The k best products that are not withdrawn. Raises QueryError or ImageError."""
+        """The k best products behind the first `offset` that are not withdrawn. Raises QueryError or ImageError."""
         ...
 
     def similar(self, product_id: str, *, k: int, filters: Filters | None, withdrawn: frozenset[str]) -> Ranking:

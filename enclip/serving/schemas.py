@@ -15,6 +15,7 @@ from enclip.serving.overview import Choice, Overview
 
 MAX_TEXT = 1000
 MAX_K = 100
+MAX_OFFSET = 900
 DEFAULT_K = 20
 MAX_IMAGE_BYTES = 5 * 1024 * 1024
 MAX_PRODUCT_ID = 200
@@ -69,10 +70,11 @@ class _Request(BaseModel):
 
 
 class SearchWeights(_Request):
-    """How much words and picture count where both are given; only their ratio matters."""
+    """How much words, picture and product count where several are given; only their ratio matters."""
 
     text: Weight = 1.0
     image: Weight = 1.0
+    like: Weight = 1.0
 
 
 class SearchFilters(_Request):
@@ -88,27 +90,41 @@ class SearchFilters(_Request):
 
 
 class SearchRequest(_Request):
-    """Words, a picture, or both."""
+    """Words, a picture, a product, or any of them together; and words to turn from."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {"text": "navy blue shirt", "k": 10},
                 {"text": "white t-shirt", "filters": {"gender": ["Men"]}, "k": 10, "spread": True},
+                {"text": "shirt", "without": "striped", "k": 10},
             ]
         }
     )
 
     text: str | None = Field(None, max_length=MAX_TEXT, examples=["navy blue shirt"])
     image: Base64Image | None = Field(None, description="JPEG, PNG or WebP of at most 5 MB, as base64.")
+    like: str | None = Field(
+        None, min_length=1, max_length=MAX_PRODUCT_ID, description="A product of the release, to find others like it."
+    )
+    without: str | None = Field(
+        None, max_length=MAX_TEXT, examples=["striped"], description="Words to turn from: “shirt” without “red”."
+    )
     weights: SearchWeights | None = None
     filters: SearchFilters | None = None
     k: int = Field(DEFAULT_K, ge=1, le=MAX_K, description="How many products to return at most.")
+    offset: int = Field(
+        0,
+        ge=0,
+        le=MAX_OFFSET,
+        description="The best results to pass over. Pages neither overlap nor leave anything out as long as the "
+        "release that answers stays the same.",
+    )
     spread: bool = Field(
         False, description="Fold near-duplicates under the best of them, so that the page shows more of the catalog."
     )
 
-    @field_validator("text")
+    @field_validator("text", "without")
     @classmethod
     def _said_something(cls, text: str | None) -> str | None:
         # Control characters are no words; lone surrogates cannot be encoded by any tokenizer.
@@ -117,16 +133,16 @@ class SearchRequest(_Request):
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if self.text is None and self.image is None:
-            raise ValueError("give text, an image, or both")
+        if self.text is None and self.image is None and self.like is None:
+            raise ValueError("give text, an image or a product to be like")
         if not any(self.given_weights().values()):
-            raise ValueError("every weight is 0; give the text or the image a weight")
+            raise ValueError("every weight is 0; give a part of the search a weight")
         return self
 
     def given_weights(self) -> dict[str, float]:
         """The weight of each part that was given."""
         weights = self.weights or SearchWeights()
-        parts = {"text": self.text, "image": self.image}
+        parts = {"text": self.text, "image": self.image, "like": self.like}
         return {name: getattr(weights, name) for name, part in parts.items() if part is not None}
 
 

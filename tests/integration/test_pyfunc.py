@@ -163,7 +163,7 @@ def test_a_release_answers_a_search_as_the_service_does(
     assert {category_of[product_id] for product_id in filtered} == {products.sub_category[0]}
     assert len(model.predict(pd.DataFrame({"text": ["shirt"]}))) == 10
 
-    with pytest.raises(QueryError, match="words or a picture"):
+    with pytest.raises(QueryError, match="needs words, a picture or a product"):
         model.predict(pd.DataFrame({"text": [""]}))
     with pytest.raises(MlflowException, match="schema"):
         model.predict(pd.DataFrame({"text": [1.5]}))

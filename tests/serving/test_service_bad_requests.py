@@ -55,9 +55,9 @@ def check_problem(answer: httpx.Response, status: int, *, field: str = "", says:
 @pytest.mark.parametrize(
     ("body", "field", "says"),
     [
-        ({}, "body", "give text, an image, or both"),
-        ({"text": "   \n\t "}, "body", "give text, an image, or both"),
-        ({"text": "\x00\x01"}, "body", "give text, an image, or both"),
+        ({}, "body", "give text, an image or a product to be like"),
+        ({"text": "   \n\t "}, "body", "give text, an image or a product to be like"),
+        ({"text": "\x00\x01"}, "body", "give text, an image or a product to be like"),
         ({"text": "x" * 1001}, "text", "1000"),
         ({"text": "x" * 100_000}, "text", "1000"),
         ({"text": 7}, "text", "string"),

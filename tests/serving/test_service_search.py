@@ -230,3 +230,51 @@ def test_the_description_has_an_example_with_spread_that_works(client: httpx.Cli
     for example in examples:
         assert len(search(client, **example)["results"]) <= example["k"]
     assert "folded" in schema["SearchHit"]["properties"]
+
+
+def test_a_product_and_words_are_searched_together(client: httpx.Client, release: OpenRelease) -> None:
+    product_id = str(release.products.product_id[11])
+    found = search(client, like=product_id, text="red", weights={"like": 2, "text": 1}, k=10)
+    expected = release.search(like=product_id, text="red", weights={"like": 2, "text": 1}, k=10)
+    assert [hit["product_id"] for hit in found["results"]] == list(expected.product_ids)
+    assert product_id not in expected.product_ids
+    alone = search(client, like=product_id, k=10)
+    similar = client.get(f"/v1/similar/{product_id}", params={"k": 10}).json()
+    assert [hit["product_id"] for hit in alone["results"]] == [hit["product_id"] for hit in similar["results"]]
+
+
+def test_words_to_turn_from_change_the_answer(client: httpx.Client, release: OpenRelease) -> None:
+    found = search(client, text="shirt", without="red", k=10)
+    assert [hit["product_id"] for hit in found["results"]] == list(
+        release.search(text="shirt", without="red", k=10).product_ids
+    )
+    assert found["results"] != search(client, text="shirt", k=10)["results"]
+
+
+def test_a_product_that_is_unknown_or_withdrawn_cannot_be_liked(
+    service: Service, client: httpx.Client, release: OpenRelease
+) -> None:
+    product_id = str(release.products.product_id[3])
+    assert client.post("/v1/search", json={"like": "no such product"}).status_code == 404
+    service.world.withdrawn = frozenset({product_id})
+    try:
+        service.wait_until(lambda state: state["num_withdrawn"] == 1)
+        assert client.post("/v1/search", json={"like": product_id}).status_code == 404
+    finally:
+        service.world.withdrawn = frozenset()
+        service.wait_until(lambda state: state["num_withdrawn"] == 0)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_pages_neither_overlap_nor_leave_anything_out(client: httpx.Client, spread: bool) -> None:
+    # 80 products, 50 of them scored again in a first pass: the pages cross that border.
+    pages = [search(client, text="shirt", k=9, offset=start, spread=spread)["results"] for start in range(0, 80, 9)]
+    paged = [hit["product_id"] for page in pages for hit in page]
+    assert len(paged) == len(set(paged)) == 80
+    assert search(client, text="shirt", k=9, offset=0, spread=spread)["results"] == pages[0]
+    assert search(client, text="shirt", k=9, offset=90, spread=spread)["results"] == []
+
+
+@pytest.mark.parametrize("body", [{"offset": -1}, {"offset": 901}, {"like": ""}, {"without": "a" * 1001}])
+def test_what_is_out_of_range_is_refused(client: httpx.Client, body: dict) -> None:
+    assert client.post("/v1/search", json={"text": "shirt", **body}).status_code == 422

@@ -29,7 +29,7 @@ def search_routes(desk: Desk) -> APIRouter:
     """`/v1/search` and `/v1/similar`."""
     router = APIRouter(prefix="/v1")
 
-    @router.post("/search", summary="Search by words, a picture, or both")
+    @router.post("/search", summary="Search by words, a picture, a product, or any of them together")
     async def search(request: SearchRequest) -> SearchAnswer:
         return await answer(desk, desk.served(), request)
 
@@ -66,14 +66,19 @@ def search_routes(desk: Desk) -> APIRouter:
 
 async def answer(desk: Desk, served: Served, request: SearchRequest) -> SearchAnswer:
     """One search over one release."""
+    if request.like is not None and served.product(request.like) is None:
+        raise HTTPException(404, f"Release {served.version} has no product {request.like!r}.")
     started = time.perf_counter()
     ranking = await desk.search(
         lambda: served.release.search(
             text=request.text,
             image=request.image,
+            like=request.like,
+            without=request.without,
             weights=request.given_weights() if request.weights else None,
             filters=request.filters.to_filters() if request.filters else None,
             k=request.k,
+            offset=request.offset,
             withdrawn=served.withdrawn,
             spread=request.spread,
         )

@@ -133,6 +133,36 @@ def test_a_picture_and_other_words_are_scored_as_before() -> None:
     assert half == without.search(queries, k=20)
 
 
+def test_words_to_turn_from_cost_the_doubt_of_what_they_name() -> None:
+    products = catalog(120)
+    made, parts = heads(products), blocks(products)
+    embedding_ND = np.concatenate(parts, axis=1).astype(np.float16).astype(np.float32)
+    red_N = np.exp(log_probability(made, parts, 0, 2))
+    expected_N = np.log(np.maximum(1 - red_N, 1e-3)) / SHARPNESS
+    np.testing.assert_allclose(made.avoidance("red", embedding_ND), expected_N, atol=1e-4)
+    either_N = red_N + np.exp(log_probability(made, parts, 0, 0))
+    np.testing.assert_allclose(
+        made.avoidance("red or blue", embedding_ND), np.log(np.maximum(1 - either_N, 1e-3)) / SHARPNESS, atol=1e-4
+    )
+    assert not made.avoidance("striped", embedding_ND).any()
+
+
+def test_a_search_without_a_colour_shows_hardly_any_of_it() -> None:
+    products = catalog(600)
+    built = searcher(products, attribute_weight=0.0)
+    queries = [block[:1] for block in blocks(products)]
+
+    (wanted,) = {str(products.base_colour[0])}
+    colour_of = dict(zip(products.product_id, products.base_colour, strict=True))
+    (before,) = built.search(queries, k=30, texts=["shirts"])
+    (after,) = built.search(queries, k=30, texts=["shirts"], without=[wanted])
+    counts = [sum(colour_of[found] == wanted for found in ranking.product_ids) for ranking in (before, after)]
+    assert counts[0] >= 20
+    assert counts[1] <= 3
+    (other,) = built.search(queries, k=30, texts=["shirts"], without=["striped"])
+    assert other == before
+
+
 def test_the_heads_of_one_member_are_its_own() -> None:
     products = catalog()
     alone = searcher(products).member(1)

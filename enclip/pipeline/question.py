@@ -1,0 +1,88 @@
+"""What is asked for, in words, by a picture or by a product, and what to turn from → the members' queries."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from enclip.errors import QueryError
+from enclip.records import Floats
+from enclip.retrieval import fusion
+
+MAX_TEXT = 1000
+PARTS = ("text", "image", "like")
+# How far a query turns from words: the whole way costs what was asked for. Measured in docs/reports/without.md.
+TURN_FROM_KNOWN = 0.15  # where attribute heads push away besides
+TURN_FROM_OTHERS = 0.3
+
+Blocks = list[Floats]  # per member `[1, D_k]`
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One search: any of words, a picture, a product of the index; words to turn from; weights of the parts.
+
+    Raises:
+        QueryError: nothing is asked for, words are too long, or weights are out of range.
+    """
+
+    text: str = ""
+    image: bytes | None = None
+    like: str | None = None
+    without: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for words in (self.text, self.without):
+            if len(words) > MAX_TEXT:
+                raise QueryError(f"The text has {len(words)} characters; at most {MAX_TEXT} are searched.")
+        unknown = set(self.weights) - set(PARTS)
+        if unknown or any(not np.isfinite(value) or value < 0 for value in self.weights.values()):
+            raise QueryError("Weights are numbers of at least 0 for 'text', 'image' and 'like'.")
+        if not self._given:
+            raise QueryError(
+                "A search needs words, a picture or a product to be like.", remedy="Give text, image or like."
+            )
+        if not any(self._given.values()):
+            raise QueryError("The weights leave nothing to search for.", remedy="Give one of them more than 0.")
+
+    @property
+    def _given(self) -> dict[str, float]:
+        """Weight by part."""
+        parts = {"text": self.text, "image": self.image, "like": self.like}
+        return {name: float(self.weights.get(name, 1.0)) for name, part in parts.items() if part}
+
+    @property
+    def word_share(self) -> float:
+        """How much of it its words are, 0 to 1: as much as names and attributes may weigh in its score."""
+        return self._given.get("text", 0.0) / sum(self._given.values())
+
+    def blocks(
+        self,
+        *,
+        words: Callable[[Sequence[str]], Blocks],
+        picture: Callable[[bytes], Blocks],
+        product: Callable[[str], Blocks],
+        knows: Callable[[str], bool],
+    ) -> Blocks:
+        """Per member the query `[1, D_k]`, of unit norm.
+
+        Args:
+            words, picture, product: the members' embeddings of each.
+            knows: whether attribute heads can tell what these words name.
+        """
+        parts: list[Blocks] = []
+        weights = list(self._given.values())
+        texts = [text for text in (self.text, self.without) if text]
+        encoded = [[block[row : row + 1] for block in found] for found in [words(texts)] for row in range(len(texts))]
+        if self.text:
+            parts.append(encoded[0])
+        if self.image:
+            parts.append(picture(self.image))
+        if self.like:
+            parts.append(product(self.like))
+        if self.without:
+            turn = TURN_FROM_KNOWN if knows(self.without) else TURN_FROM_OTHERS
+            parts.append(encoded[-1])
+            weights.append(-turn * sum(weights))
+        return [fusion.mix_queries(of_member, weights) for of_member in zip(*parts, strict=True)]
