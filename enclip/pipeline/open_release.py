@@ -13,11 +13,12 @@ from enclip.models.device import resolve_device
 from enclip.models.student import TextStudent
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
-from enclip.pipeline.question import Question
+from enclip.pipeline.question import TURN_FROM_KNOWN, TURN_FROM_OTHERS, Question
 from enclip.recipes import Device
 from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
 from enclip.release import Manifest, read_manifest
+from enclip.retrieval.explain import Explanation, explain
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
 
@@ -83,7 +84,7 @@ class OpenRelease:
         self._check_page(k, offset)
         hidden = withdrawn | {like} if like else withdrawn
         allowed = self.searcher.mask_without(hidden, keep=not like) if hidden else None
-        blocks = self.blocks(question)
+        blocks = question.mixed(self._parts(question), turn=self._turn(question))
         folding = self.near_duplicates if spread else None
 
         def best(depth: int) -> Ranking:
@@ -106,14 +107,46 @@ class OpenRelease:
         before = best(first)
         return before.extended(best(MAX_RESULTS)).after(offset, k=k)
 
-    def blocks(self, question: Question) -> list[Floats]:
-        """Per member the query `[1, D_k]` of a question. Raises QueryError as `search`."""
-        return question.blocks(
-            words=self.encode_texts,
-            picture=self._encode_picture,
-            product=self._stored,
-            knows=lambda words: self.searcher.heads is not None and any(self.searcher.heads.asked(words)),
+    def explain(
+        self,
+        product_id: str,
+        *,
+        text: str | None = None,
+        image: bytes | None = None,
+        like: str | None = None,
+        without: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        withdrawn: frozenset[str] = frozenset(),
+    ) -> tuple[Explanation, dict[str, float]]:
+        """Why a search gives a product its score; and the ensemble's cosine with each part of what was asked.
+
+        Args:
+            text, image, like, without, weights: as `search` has them.
+            withdrawn: products that members' ranks do not count.
+
+        Raises:
+            QueryError: as `search`, or an unknown product.
+        """
+        question = Question((text or "").strip(), image, like, (without or "").strip(), weights or {})
+        parts = self._parts(question)
+        found = explain(
+            self.searcher,
+            question.mixed(parts, turn=self._turn(question)),
+            product_id,
+            text=question.text,
+            text_share=question.word_share,
+            without=question.without,
+            allowed=self.searcher.mask_without(withdrawn) if withdrawn else None,
         )
+        own = self._stored(product_id)
+        cosines = {
+            name: sum(
+                weight * float(asked_1D[0] @ own_1D[0])
+                for weight, asked_1D, own_1D in zip(self.searcher.weights, blocks, own, strict=True)
+            )
+            for name, blocks in parts.items()
+        }
+        return found, cosines
 
     def similar(
         self, product_id: str, *, k: int = 10, filters: Filters | None = None, withdrawn: frozenset[str] = frozenset()
@@ -128,6 +161,14 @@ class OpenRelease:
         if self.student is not None:
             return self.student.encode_texts(texts)
         return [encoder.encode_texts(texts) for encoder in self.encoders]
+
+    def _parts(self, question: Question) -> dict[str, list[Floats]]:
+        return question.parts(words=self.encode_texts, picture=self._encode_picture, product=self._stored)
+
+    def _turn(self, question: Question) -> float:
+        heads = self.searcher.heads
+        known = heads is not None and any(heads.asked(question.without))
+        return TURN_FROM_KNOWN if known else TURN_FROM_OTHERS
 
     def _stored(self, product_id: str) -> list[Floats]:
         row = self._row(product_id)

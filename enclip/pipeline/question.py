@@ -57,32 +57,37 @@ class Question:
         """How much of it its words are, 0 to 1: as much as names and attributes may weigh in its score."""
         return self._given.get("text", 0.0) / sum(self._given.values())
 
-    def blocks(
+    def parts(
         self,
         *,
         words: Callable[[Sequence[str]], Blocks],
         picture: Callable[[bytes], Blocks],
         product: Callable[[str], Blocks],
-        knows: Callable[[str], bool],
-    ) -> Blocks:
-        """Per member the query `[1, D_k]`, of unit norm.
+    ) -> dict[str, Blocks]:
+        """ "text", "image", "like" and "without", as far as they are given, as the members see them.
 
         Args:
             words, picture, product: the members' embeddings of each.
-            knows: whether attribute heads can tell what these words name.
         """
-        parts: list[Blocks] = []
-        weights = list(self._given.values())
-        texts = [text for text in (self.text, self.without) if text]
-        encoded = [[block[row : row + 1] for block in found] for found in [words(texts)] for row in range(len(texts))]
-        if self.text:
-            parts.append(encoded[0])
+        found: dict[str, Blocks] = {}
+        given = {name: text for name, text in (("text", self.text), ("without", self.without)) if text}
+        if given:
+            encoded = words(list(given.values()))
+            found = {name: [block[row : row + 1] for block in encoded] for row, name in enumerate(given)}
         if self.image:
-            parts.append(picture(self.image))
+            found["image"] = picture(self.image)
         if self.like:
-            parts.append(product(self.like))
-        if self.without:
-            turn = TURN_FROM_KNOWN if knows(self.without) else TURN_FROM_OTHERS
-            parts.append(encoded[-1])
-            weights.append(-turn * sum(weights))
-        return [fusion.mix_queries(of_member, weights) for of_member in zip(*parts, strict=True)]
+            found["like"] = product(self.like)
+        return found
+
+    def mixed(self, parts: Mapping[str, Blocks], *, turn: float) -> Blocks:
+        """Per member the query `[1, D_k]` of `parts`, of unit norm.
+
+        Args:
+            turn: how far it turns from the words to avoid, as a share of what is asked for.
+        """
+        weights = dict(self._given)
+        if "without" in parts:
+            weights["without"] = -turn * sum(weights.values())
+        chosen = [parts[name] for name in weights]
+        return [fusion.mix_queries(of_member, list(weights.values())) for of_member in zip(*chosen, strict=True)]

@@ -113,6 +113,23 @@ class AttributeHeads:
                     asked_QF[row, field] = 1
         return direction_QD, asked_QF
 
+    def shown(self, text: str, embedding_CD: Floats) -> list[tuple[str, tuple[str, ...], Floats]]:
+        """Per field that a text names values of: the field, those values, and `[C]` how likely a picture shows one.
+
+        Args:
+            embedding_CD: float32 concatenations of the pictures.
+        """
+        found = []
+        constant_V = np.asarray(self.weights, np.float32) @ self.intercept_MV
+        for start, field, values, columns in zip(self._starts, self.fields, self.values, self.asked(text), strict=True):
+            if columns:
+                part = slice(start, start + len(values))
+                logit_CV = embedding_CD @ (self._scaled[:, part] * np.float32(self.sharpness)) + constant_V[part]
+                shown_CV = np.exp(logit_CV - fusion.log_sum_exp(logit_CV)[:, None])
+                named = [column - start for column in columns]
+                found.append((field, tuple(values[column] for column in named), shown_CV[:, named].sum(axis=1)))
+        return found
+
     def avoidance(self, text: str, embedding_CD: Floats) -> Floats:
         """`[C]`, at most 0, in units of the score: `1/τ · log(1 - p)`, p how likely a picture shows what a text names.
 
@@ -122,14 +139,8 @@ class AttributeHeads:
             embedding_CD: float32 concatenations of the pictures.
         """
         found_C = np.zeros(len(embedding_CD), np.float32)
-        constant_V = np.asarray(self.weights, np.float32) @ self.intercept_MV
-        for start, values, columns in zip(self._starts, self.values, self.asked(text), strict=True):
-            if columns:
-                part = slice(start, start + len(values))
-                logit_CV = embedding_CD @ (self._scaled[:, part] * np.float32(self.sharpness)) + constant_V[part]
-                shown_CV = np.exp(logit_CV - fusion.log_sum_exp(logit_CV)[:, None])
-                named_C = shown_CV[:, [column - start for column in columns]].sum(axis=1)
-                found_C += np.log(np.maximum(1 - named_C, LEAST_DOUBT)) / np.float32(self.sharpness)
+        for _, _, shown_C in self.shown(text, embedding_CD):
+            found_C += np.log(np.maximum(1 - shown_C, LEAST_DOUBT)) / np.float32(self.sharpness)
         return found_C
 
     def normalisers(self, embedding_ND: NDArray[np.floating]) -> Floats:

@@ -10,53 +10,35 @@ from numpy.typing import NDArray
 
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Floats, Products, Ranking
-from enclip.retrieval import fusion, ranking
+from enclip.retrieval import ranking
 from enclip.retrieval.bank import QueryBank
 from enclip.retrieval.blocks import fit_projection, joined
 from enclip.retrieval.checks import check_parts, check_query
-from enclip.retrieval.clusters import Clusters, cluster_means, firm
+from enclip.retrieval.clusters import Clusters
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
-from enclip.retrieval.half import single
 from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.index import FlatIndex, with_columns
 from enclip.retrieval.mix import NOTHING, Mix
 from enclip.retrieval.projection import Projection
-from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches, word_shares
+from enclip.retrieval.scoring import Scorer
+from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches
 from enclip.retrieval.wording import Wording
 
 PROJECTION, INDEX, CLUSTERS = "projection.npz", "index.faiss", "clusters.npz"
-AVOIDANCE = np.float32(2.0)  # of the heads' log-doubt in a score: docs/reports/without.md
-DEEPER = 5
+DEEPER = 5  # times as many candidates where words to turn from will push the first ones back
 SETTINGS = ("dims", "weights", "rescored")
 
 
-class Searcher:
+class Searcher(Scorer):
     """An immutable index over N products; searching is safe from several threads at once.
 
-    A search has three passes: the projected index names the best `rescored` products among those
-    allowed; these are scored again exactly, from the members' half-precision embeddings; then each
-    is pulled toward the mean score of its cluster: `(1 - pull) · own + pull · mean of cluster`, so a
-    product whose picture is poor is helped by those that look like it. The mean is over the whole
-    cluster, whatever the search allows; a small or loose cluster pushes none of its products down.
-
-    Where products' names are searched too, the concatenation holds a second block for each member: the
-    text tower's embedding of the name. `(1 - share)·image + share·name` is one inner product again, with
-    the share on the query's side: a query without words leaves the names out, in the same index. With
-    BM25 its best names join the candidates, and their score is blended with the vectors' (`fusion.blend`).
-
-    What words do beyond that, by a bank of likely queries and by attribute heads, is `Wording`; a query that is a
-    picture leaves it out.
+    A search has two passes: the projected index names the best `rescored` products among those allowed, to which
+    BM25 adds its own; these are scored exactly (see `Scorer`).
 
     Attributes:
-        products: the N products, by product_id ascending.
-        embedding_ND: float16 concatenation of the members' image embeddings, D = ΣD_k; with names those of
-            the names behind it, D = 2ΣD_k.
-        dims, weights: per member the width of its block and its share of the score.
-        projection, index, clusters, names, wording: see their modules; names may be None.
-        mix: the weights of what enters the score beside cosines. Clusters of a pull of 0 still name each hit's.
+        projection, index: see their modules.
         rescored: products that get the second pass, or `k` if that is more.
-        cluster_mean_CD: the clusters' mean embeddings.
     """
 
     def __init__(
@@ -75,23 +57,23 @@ class Searcher:
         names: NameIndex | None = None,
         wording: Wording | None = None,
     ) -> None:
-        self.products = products
-        self.embedding_ND = embedding_ND
-        self.dims = tuple(int(dim) for dim in dims)
-        self.weights = tuple(float(weight) for weight in weights)
+        super().__init__(
+            products,
+            embedding_ND,
+            dims=dims,
+            weights=weights,
+            clusters=clusters,
+            mix=mix,
+            cluster_mean_CD=cluster_mean_CD,
+            names=names,
+            wording=wording,
+        )
         self.projection = projection
         self.index = index
-        self.clusters = clusters
-        self.mix = mix
         self.rescored = int(rescored)
-        self.names = names
-        self.wording = wording or Wording.over(embedding_ND, mix, bank=None, heads=None)
         self._filters = FilterIndex(products)
-        # Computed where a searcher is built, kept in its files: opening one must not read all embeddings.
-        self.cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
         check_parts(self)
-        self._mean_offset_CE = cluster_means(self.wording.offset_NE, clusters)
-        self._firm_C = firm(clusters, self.cluster_mean_CD[:, : sum(self.dims)])
+        self.gather()
 
     @classmethod
     def build(
@@ -191,26 +173,20 @@ class Searcher:
         """
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
-        share_Q = word_shares(len(query_QDs[0]), texts, text_shares)
-        query_QD, offset_QE = self._query(query_QDs, share_Q, texts)
-        check_query(query_QDs, query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
+        asked = self.asked(query_QDs, texts, text_shares, without)
+        check_query(query_QDs, asked.query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
+        if use_clusters is False:
+            asked = replace(asked, pull_Q=np.zeros_like(asked.pull_Q))
         mask = both(self._filters.mask(filters), allowed)
         wanted = max(k, self.rescored)
-        pull_Q = np.zeros(len(share_Q)) if use_clusters is False else self.wording.pulls(query_QDs, self.mix)
+        # Many of the first fall back behind words to turn from: more of them are looked at.
+        depth = DEEPER * wanted if any(asked.avoided) else wanted
         rankings = []
-        avoided = self._avoided(without, len(share_Q))
-        # Many of the first fall back: more of them are looked at.
-        depth = DEEPER * wanted if any(avoided) else wanted
-        for query, row_C in enumerate(self._candidates(query_QD, offset_QE, mask, depth)):
-            match_N, weight = self._matches(texts, query), self.mix.bm25_weight * float(share_Q[query])
+        for query, row_C in enumerate(self._candidates(asked.query_QD, asked.offset_QE, mask, depth)):
+            match_N = self.matches(asked, query)
             if match_N is not None:
                 row_C = np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))
-            score_C = self._scores(query_QD[query], offset_QE[query], row_C, float(pull_Q[query]))
-            if match_N is not None:
-                score_C = fusion.blend(score_C, match_N[row_C], weight)
-            if self.heads is not None and avoided[query]:
-                image_CD = single(self.embedding_ND[row_C, : sum(self.dims)])
-                score_C = score_C + AVOIDANCE * self.heads.avoidance(avoided[query], image_CD)
+            score_C = self.score(asked, query, row_C, match_N)
             ids, cluster_N = self.products.product_id, self.clusters.assignment_N
             rankings.append(ranking.of_candidates(score_C, row_C, ids, k=k, cluster_N=cluster_N))
         return rankings
@@ -230,6 +206,10 @@ class Searcher:
         others = self.mask_without(frozenset({product_id}), keep=False)
         return self.search(own_1Ds, k=k, filters=filters, allowed=both(others, allowed))[0]
 
+    def row(self, product_id: str) -> int | None:
+        """A product's row; None where the release does not hold it."""
+        return self._filters.row(product_id)
+
     def mask_without(self, product_ids: frozenset[str], *, keep: bool = True) -> Mask | None:
         """`[N]` bool: every product but these (the withdrawn ones); None where none of them is here.
 
@@ -242,31 +222,6 @@ class Searcher:
         mask = np.zeros(len(self.products), bool)
         mask[[row for row in map(self._filters.row, product_ids) if row is not None]] = True
         return mask
-
-    def block(self, member: int) -> NDArray[np.float16]:
-        """One member's embeddings of the pictures, `[N, D_k]`."""
-        start = sum(self.dims[:member])
-        return self.embedding_ND[:, start : start + self.dims[member]]
-
-    def name_block(self, member: int) -> NDArray[np.float16]:
-        """One member's embeddings of the names, `[N, D_k]`; needs `has_names`."""
-        start = sum(self.dims) + sum(self.dims[:member])
-        return self.embedding_ND[:, start : start + self.dims[member]]
-
-    @property
-    def bank(self) -> QueryBank | None:
-        """The bank of likely queries."""
-        return self.wording.bank
-
-    @property
-    def heads(self) -> AttributeHeads | None:
-        """The attribute heads."""
-        return self.wording.heads
-
-    @property
-    def has_names(self) -> bool:
-        """Whether names are embedded beside the pictures."""
-        return bool(self.embedding_ND.shape[1] == 2 * sum(self.dims))
 
     def member(self, member: int) -> "Searcher":
         """One member alone, without clusters: what the ensemble is held against in quality and cost."""
@@ -303,25 +258,10 @@ class Searcher:
         moved = (changed.mix.name_share, changed.mix.exemplar_share) != (self.mix.name_share, self.mix.exemplar_share)
         if self.bank is not None and moved:
             changed.wording = self.wording.remixed(self.embedding_ND, changed.mix)
-            changed._mean_offset_CE = cluster_means(changed.wording.offset_NE, self.clusters)
+            changed.gather()
             vector_NP = self.index.vectors()[:, : self.projection.width]
             changed.index = FlatIndex.build(with_columns(vector_NP, changed.wording.offset_NE))
         return changed
-
-    def exact_scores(
-        self, query_QDs: Sequence[Floats], rows: NDArray[np.int64] | None = None, *, texts: Texts | None = None
-    ) -> Floats:
-        """`score_QN` over all products or some rows, without index, candidates and clusters: the slow oracle."""
-        rows = np.arange(len(self.products)) if rows is None else rows
-        share_Q = word_shares(len(query_QDs[0]), texts, None)
-        query_QD, offset_QE = self._query(query_QDs, share_Q, texts)
-        score_QN = query_QD @ np.asarray(self.embedding_ND[rows], np.float32).T
-        score_QN -= offset_QE @ self.wording.offset_NE[rows].T
-        for query, score_N in enumerate(score_QN):
-            match_N = self._matches(texts, query)
-            if match_N is not None:
-                score_QN[query] = fusion.blend(score_N, match_N[rows], self.mix.bm25_weight * float(share_Q[query]))
-        return score_QN
 
     @property
     def num_bytes(self) -> int:
@@ -361,20 +301,6 @@ class Searcher:
             **{name: parts.settings[name] for name in SETTINGS},
         )
 
-    def _query(self, query_QDs: Sequence[Floats], share_Q: Floats, texts: Texts | None) -> tuple[Floats, Floats]:
-        return self.wording.query(query_QDs, self.weights, self.mix, share_Q=share_Q, texts=texts, names=self.has_names)
-
-    def _matches(self, texts: Texts | None, query: int) -> Floats | None:
-        """`[N]` BM25 of one query; None where it has no part in the score."""
-        if texts is None or self.names is None or self.mix.bm25_weight == 0 or not texts[query]:
-            return None
-        return self.names.coverage(texts[query] or "")
-
-    def _avoided(self, without: Texts | None, num_queries: int) -> list[str]:
-        """Per query the words to turn from, "" where the heads know none of them."""
-        given = without or [None] * num_queries
-        return [words if self.heads is not None and words and any(self.heads.asked(words)) else "" for words in given]
-
     def _candidates(
         self, query_QD: Floats, offset_QE: Floats, mask: Mask | None, wanted: int
     ) -> list[NDArray[np.int64]]:
@@ -385,15 +311,3 @@ class Searcher:
             return [rows] * len(query_QD)
         query_QP = with_columns(self.projection.query(query_QD), -offset_QE)
         return self.index.search(query_QP, num_rows=wanted, allowed_N=mask)
-
-    def _scores(self, query_D: Floats, offset_E: Floats, row_C: NDArray[np.int64], pull: float) -> Floats:
-        # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal
-        # pictures by where they lie; einsum treats every row alike.
-        score_C = np.einsum("cd,d->c", single(self.embedding_ND[row_C]), query_D)
-        score_C = score_C - np.einsum("ce,e->c", self.wording.offset_NE[row_C], offset_E)
-        if pull > 0 and len(row_C):
-            found, place_C = np.unique(self.clusters.assignment_N[row_C], return_inverse=True)
-            mean_C = self.cluster_mean_CD[found] @ query_D - self._mean_offset_CE[found] @ offset_E
-            pulled_C = (1 - pull) * score_C + pull * mean_C[place_C]
-            score_C = np.where(self._firm_C[found][place_C], pulled_C, np.maximum(score_C, pulled_C))
-        return np.asarray(score_C, np.float32)

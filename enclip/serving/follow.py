@@ -19,6 +19,7 @@ import numpy as np
 from enclip.errors import EnclipError
 from enclip.records import Filters, Product, Products, Ranking
 from enclip.release import Manifest
+from enclip.retrieval.explain import Explanation
 from enclip.serving.overview import Overview, describe_catalog
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,20 @@ class OpenRelease(Protocol):
 
     def similar(self, product_id: str, *, k: int, filters: Filters | None, withdrawn: frozenset[str]) -> Ranking:
         """The k products nearest to one of the release, itself left out. Raises QueryError."""
+        ...
+
+    def explain(
+        self,
+        product_id: str,
+        *,
+        text: str | None,
+        image: bytes | None,
+        like: str | None,
+        without: str | None,
+        weights: Mapping[str, float] | None,
+        withdrawn: frozenset[str],
+    ) -> tuple[Explanation, dict[str, float]]:
+        """Why a search gives a product its score; cosines with each part of what was asked. Raises QueryError."""
         ...
 
 

@@ -16,13 +16,13 @@ def block(vector: Floats) -> list[Floats]:
     return [vector[None], vector[None]]
 
 
-def blocks(question: Question, *, known: bool = True) -> list[Floats]:
-    return question.blocks(
+def blocks(question: Question, *, turn: float = TURN_FROM_KNOWN) -> list[Floats]:
+    parts = question.parts(
         words=lambda texts: [np.stack([WORDS[text] for text in texts])] * 2,
         picture=lambda image: block(PICTURE),
         product=lambda product_id: block(SHOE),
-        knows=lambda words: known,
     )
+    return question.mixed(parts, turn=turn)
 
 
 def unit(vector: Floats) -> Floats:
@@ -43,9 +43,9 @@ def test_the_weight_of_what_is_not_given_changes_nothing() -> None:
     assert Question(like="shoe").word_share == 0.0
 
 
-@pytest.mark.parametrize("known, turn", [(True, TURN_FROM_KNOWN), (False, TURN_FROM_OTHERS)])
-def test_it_turns_from_words_further_where_no_head_knows_them(known: bool, turn: float) -> None:
-    (found, _) = blocks(Question("shirt", without="red"), known=known)
+@pytest.mark.parametrize("turn", [TURN_FROM_KNOWN, TURN_FROM_OTHERS])
+def test_it_turns_from_words_by_a_share_of_what_is_asked_for(turn: float) -> None:
+    (found, _) = blocks(Question("shirt", without="red"), turn=turn)
     np.testing.assert_allclose(found[0], unit(SHIRT - turn * RED), atol=1e-6)
 
 

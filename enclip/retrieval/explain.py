@@ -1,0 +1,126 @@
+"""Why a product stands where it stands: its score as a sum of named parts, and what each member thinks of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from enclip.errors import QueryError
+from enclip.records import Floats
+from enclip.retrieval.filters import Mask
+from enclip.retrieval.half import single
+from enclip.retrieval.mix import NOTHING, Mix
+from enclip.retrieval.searcher import Searcher
+
+# Each part with the weights of a mix that switch it on, in the order in which they are: what a part is said to add
+# is what it adds to those before it.
+STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("names", ("name_share",)),
+    ("exemplars", ("exemplar_share",)),
+    ("attributes", ("attribute_weight",)),
+    ("likely queries", ("calibration",)),
+    ("clusters", ("pull", "narrowing")),
+    ("BM25", ("bm25_weight",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """One member's share of the score, its own cosine with the query, and the product's rank by it alone, from 1."""
+
+    weight: float
+    cosine: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamedAttribute:
+    """A field that words name values of, and how likely the picture shows one of them, 0 to 1."""
+
+    field: str
+    values: tuple[str, ...]
+    probability: float
+    wanted: bool  # False: words to turn from
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A product's score for one query; `parts` add up to it, "cosines" first.
+
+    `pull` is how strongly the query pulls products toward the mean of their clusters.
+    """
+
+    score: float
+    parts: dict[str, float]
+    members: tuple[MemberView, ...]
+    attributes: tuple[NamedAttribute, ...]
+    cluster: int
+    pull: float
+
+
+def explain(
+    searcher: Searcher,
+    query_1Ds: Sequence[Floats],
+    product_id: str,
+    *,
+    text: str = "",
+    text_share: float = 1.0,
+    without: str = "",
+    allowed: Mask | None = None,
+) -> Explanation:
+    """The score that `Searcher.search` gives a product for one query.
+
+    Args:
+        text, text_share, without: as `search` has them, of one query.
+        allowed: the products among which members rank it.
+
+    Raises:
+        QueryError: no such product in this release.
+    """
+    row = searcher.row(product_id)
+    if row is None:
+        raise QueryError(f"Product {product_id!r} is not in this release.", remedy="Search for it first.")
+
+    def score(mix: Mix, avoided: str) -> float:
+        scorer = searcher.weighed(mix)
+        asked = scorer.asked(query_1Ds, [text], [text_share], [avoided])
+        return float(scorer.score(asked, 0, np.array([row]), scorer.matches(asked, 0))[0])
+
+    mix, before = NOTHING, score(NOTHING, "")
+    parts = {"cosines": before}
+    for name, weights in STEPS:
+        mix = replace(mix, **{weight: getattr(searcher.mix, weight) for weight in weights})
+        if any(getattr(mix, weight) for weight in weights):
+            now = score(mix, "")
+            parts[name], before = now - before, now
+    final = score(mix, without)
+    if final != before:
+        parts["without"] = final - before
+    return Explanation(
+        score=final,
+        parts=parts,
+        members=tuple(_view(searcher, member, own_1D, row, allowed) for member, own_1D in enumerate(query_1Ds)),
+        attributes=(*_named(searcher, text, row, wanted=True), *_named(searcher, without, row, wanted=False)),
+        cluster=int(searcher.clusters.assignment_N[row]),
+        pull=float(searcher.wording.pulls(query_1Ds, searcher.mix)[0]),
+    )
+
+
+def _view(searcher: Searcher, member: int, own_1D: Floats, row: int, allowed: Mask | None) -> MemberView:
+    block_ND = searcher.block(member)
+    rows = np.arange(len(block_ND)) if allowed is None else np.flatnonzero(allowed)
+    cosine = float(single(block_ND[row]) @ own_1D[0])
+    cosine_N = np.concatenate(
+        [single(block_ND[part]) @ own_1D[0] for part in np.array_split(rows, 1 + len(rows) // 16_384)]
+    )
+    return MemberView(searcher.weights[member], cosine, 1 + int((cosine_N > cosine + 1e-6).sum()))
+
+
+def _named(searcher: Searcher, words: str, row: int, *, wanted: bool) -> list[NamedAttribute]:
+    if searcher.heads is None or not words:
+        return []
+    image_1D = single(searcher.embedding_ND[row : row + 1, : sum(searcher.dims)])
+    return [
+        NamedAttribute(field, values, float(probability_1[0]), wanted)
+        for field, values, probability_1 in searcher.heads.shown(words, image_1D)
+    ]

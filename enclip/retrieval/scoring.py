@@ -1,0 +1,192 @@
+"""A query's exact scores of some products: everything that makes a score, and no index."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.records import Floats, Products
+from enclip.retrieval import fusion
+from enclip.retrieval.bank import QueryBank
+from enclip.retrieval.clusters import Clusters, cluster_means, firm
+from enclip.retrieval.half import single
+from enclip.retrieval.heads import AttributeHeads
+from enclip.retrieval.mix import Mix
+from enclip.retrieval.text import NameIndex, Texts, word_shares
+from enclip.retrieval.wording import Wording
+
+AVOIDANCE = np.float32(2.0)  # of the heads' log-doubt in a score: docs/reports/without.md
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Q queries as all steps of a search need them.
+
+    Attributes:
+        query_QD, offset_QE: what is multiplied with embeddings and with offsets.
+        pull_Q, share_Q: toward clusters; of words in a query.
+        texts: per query its words. avoided: words to turn from, "" where the heads know none of them.
+    """
+
+    query_QD: Floats
+    offset_QE: Floats
+    pull_Q: Floats
+    share_Q: Floats
+    texts: Texts | None
+    avoided: Sequence[str]
+
+
+class Scorer:
+    """The scores of N products by an ensemble.
+
+    A product's own score is that of its half-precision embeddings; then it is pulled toward the mean score of its
+    cluster: `(1 - pull) · own + pull · mean of cluster`, so a product whose picture is poor is helped by those that
+    look like it. The mean is over the whole cluster, whatever a search allows; a small or loose cluster pushes none
+    of its products down.
+
+    Where products' names are searched too, the concatenation holds a second block for each member: the
+    text tower's embedding of the name. `(1 - share)·image + share·name` is one inner product again, with
+    the share on the query's side: a query without words leaves the names out. BM25's score is blended with the
+    vectors' (`fusion.blend`).
+
+    What words do beyond that, by a bank of likely queries and by attribute heads, is `Wording`; a query that is a
+    picture leaves it out. Words to turn from take off twice the heads' doubt (`AttributeHeads.avoidance`).
+
+    Attributes:
+        products: the N products, by product_id ascending.
+        embedding_ND: float16 concatenation of the members' image embeddings, D = ΣD_k; with names those of
+            the names behind it, D = 2ΣD_k.
+        dims, weights: per member the width of its block and its share of the score.
+        clusters, names, wording: see their modules; names may be None.
+        mix: the weights of what enters the score beside cosines. Clusters of a pull of 0 still name each hit's.
+        cluster_mean_CD: the clusters' mean embeddings.
+    """
+
+    def __init__(
+        self,
+        products: Products,
+        embedding_ND: NDArray[np.float16],
+        *,
+        dims: Sequence[int],
+        weights: Sequence[float],
+        clusters: Clusters,
+        mix: Mix,
+        cluster_mean_CD: Floats | None,
+        names: NameIndex | None,
+        wording: Wording | None,
+    ) -> None:
+        self.products = products
+        self.embedding_ND = embedding_ND
+        self.dims = tuple(int(dim) for dim in dims)
+        self.weights = tuple(float(weight) for weight in weights)
+        self.clusters = clusters
+        self.mix = mix
+        self.names = names
+        self.wording = wording or Wording.over(embedding_ND, mix, bank=None, heads=None)
+        # Computed where a searcher is built, kept in its files: opening one must not read all embeddings.
+        self.cluster_mean_CD = cluster_means(embedding_ND, clusters) if cluster_mean_CD is None else cluster_mean_CD
+
+    def gather(self) -> None:
+        """Compute what follows from the parts, once they are known to fit each other."""
+        self._mean_offset_CE = cluster_means(self.wording.offset_NE, self.clusters)
+        self._firm_C = firm(self.clusters, self.cluster_mean_CD[:, : sum(self.dims)])
+
+    def asked(
+        self,
+        query_QDs: Sequence[Floats],
+        texts: Texts | None = None,
+        text_shares: Sequence[float] | None = None,
+        without: Texts | None = None,
+    ) -> Asked:
+        """Queries as `Searcher.search` describes them, ready to score."""
+        share_Q = word_shares(len(query_QDs[0]), texts, text_shares)
+        query_QD, offset_QE = self.wording.query(
+            query_QDs, self.weights, self.mix, share_Q=share_Q, texts=texts, names=self.has_names
+        )
+        avoided = [
+            words if self.heads is not None and words and any(self.heads.asked(words)) else ""
+            for words in without or [None] * len(share_Q)
+        ]
+        return Asked(query_QD, offset_QE, self.wording.pulls(query_QDs, self.mix), share_Q, texts, avoided)
+
+    def matches(self, asked: Asked, query: int) -> Floats | None:
+        """`[N]` BM25 of one query; None where it has no part in the score."""
+        if asked.texts is None or self.names is None or self.mix.bm25_weight == 0 or not asked.texts[query]:
+            return None
+        return self.names.coverage(asked.texts[query] or "")
+
+    def score(self, asked: Asked, query: int, row_C: NDArray[np.int64], match_N: Floats | None) -> Floats:
+        """`[C]` of some rows for one query.
+
+        Args:
+            match_N: as `matches` gives it.
+        """
+        score_C = self._pulled(asked.query_QD[query], asked.offset_QE[query], row_C, float(asked.pull_Q[query]))
+        if match_N is not None:
+            score_C = fusion.blend(score_C, match_N[row_C], self._bm25(asked, query))
+        if self.heads is not None and asked.avoided[query]:
+            image_CD = single(self.embedding_ND[row_C, : sum(self.dims)])
+            score_C = score_C + AVOIDANCE * self.heads.avoidance(asked.avoided[query], image_CD)
+        return score_C
+
+    def weighed(self, mix: Mix) -> "Scorer":
+        """The same with other weights; products keep the bias that the true shares of names and exemplars gave them."""
+        changed = copy.copy(self)
+        changed.mix = mix
+        return changed
+
+    def exact_scores(
+        self, query_QDs: Sequence[Floats], rows: NDArray[np.int64] | None = None, *, texts: Texts | None = None
+    ) -> Floats:
+        """`score_QN` over all products or some rows, without clusters: the slow oracle."""
+        rows = np.arange(len(self.products)) if rows is None else rows
+        asked = self.asked(query_QDs, texts)
+        score_QN = asked.query_QD @ np.asarray(self.embedding_ND[rows], np.float32).T
+        score_QN -= asked.offset_QE @ self.wording.offset_NE[rows].T
+        for query, score_N in enumerate(score_QN):
+            match_N = self.matches(asked, query)
+            if match_N is not None:
+                score_QN[query] = fusion.blend(score_N, match_N[rows], self._bm25(asked, query))
+        return score_QN
+
+    def block(self, member: int) -> NDArray[np.float16]:
+        """One member's embeddings of the pictures, `[N, D_k]`."""
+        start = sum(self.dims[:member])
+        return self.embedding_ND[:, start : start + self.dims[member]]
+
+    def name_block(self, member: int) -> NDArray[np.float16]:
+        """One member's embeddings of the names, `[N, D_k]`; needs `has_names`."""
+        start = sum(self.dims) + sum(self.dims[:member])
+        return self.embedding_ND[:, start : start + self.dims[member]]
+
+    @property
+    def bank(self) -> QueryBank | None:
+        """The bank of likely queries."""
+        return self.wording.bank
+
+    @property
+    def heads(self) -> AttributeHeads | None:
+        """The attribute heads."""
+        return self.wording.heads
+
+    @property
+    def has_names(self) -> bool:
+        """Whether names are embedded beside the pictures."""
+        return bool(self.embedding_ND.shape[1] == 2 * sum(self.dims))
+
+    def _bm25(self, asked: Asked, query: int) -> float:
+        return self.mix.bm25_weight * float(asked.share_Q[query])
+
+    def _pulled(self, query_D: Floats, offset_E: Floats, row_C: NDArray[np.int64], pull: float) -> Floats:
+        # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal
+        # pictures by where they lie; einsum treats every row alike.
+        score_C = np.einsum("cd,d->c", single(self.embedding_ND[row_C]), query_D)
+        score_C = score_C - np.einsum("ce,e->c", self.wording.offset_NE[row_C], offset_E)
+        if pull > 0 and len(row_C):
+            found, place_C = np.unique(self.clusters.assignment_N[row_C], return_inverse=True)
+            mean_C = self.cluster_mean_CD[found] @ query_D - self._mean_offset_CE[found] @ offset_E
+            pulled_C = (1 - pull) * score_C + pull * mean_C[place_C]
+            score_C = np.where(self._firm_C[found][place_C], pulled_C, np.maximum(score_C, pulled_C))
+        return np.asarray(score_C, np.float32)
