@@ -50,13 +50,6 @@ class TrainRecipe(Recipe):
     pixel_side: int = Field(
         0, ge=0, le=1024, description="Side of the stored square canvas in px; 0: as the model and the pictures need."
     )
-    first_side: float = Field(
-        1.0,
-        gt=0.2,
-        le=1,
-        description="Share of the pictures' side that the first half of the epochs sees (progressive resizing); "
-        "1: all of it throughout. For convolutional towers.",
-    )
     patience: int = Field(0, ge=0, description="Epochs without a better mAP@10 on select before stopping; 0: never.")
     focus: tuple[str, ...] = Field((), description="Categories to fine-tune on; none: the whole catalog.")
     replay: float = Field(

@@ -25,7 +25,7 @@ from enclip.models.distributed import current, from_first
 from enclip.models.loss import Batch, contrastive_loss, similarities
 from enclip.models.pixels import Augmentation, augment, normalise, prepare, resize, to_unit
 from enclip.models.progress import EpochResult, Progress, fingerprint, load_state, save_state
-from enclip.models.schedule import learning_rate, peak_learning_rate, side_of
+from enclip.models.schedule import learning_rate, peak_learning_rate
 from enclip.models.texts import distinct, encode_texts, without_padding
 from enclip.recipes import TrainRecipe
 
@@ -122,11 +122,6 @@ def _fit(
 ) -> Iterator[EpochResult]:
     """One attempt of `fit`, with batches of one size."""
     ranks = current()
-    if recipe.first_side < 1 and any("pos" in name for name, _ in model.module.visual.named_parameters()):  # type: ignore[union-attr]
-        raise TrainingError(
-            "The image tower has positions for one size of picture: it cannot start with smaller ones.",
-            remedy="Leave first_side at 1.",
-        )
     batches = Batches(data, model.tokenize, batch_size=recipe.batch_size, seed=recipe.seed + instance, ranks=ranks)
     model.to(device)
     towers = Towers(model, recipe).to(device)
@@ -177,8 +172,6 @@ def _fit(
         began = time.monotonic()
         towers.train()
         generator = _seeded(recipe.seed + instance, epoch, ranks.rank, device)
-        side = side_of(recipe, model.side, epoch=epoch)
-        preprocessing = model.architecture.preprocessing.model_copy(update={"side": side})
         step = (epoch - 1) * steps_per_epoch
         rate, total_loss, num_images = 0.0, 0.0, 0
         for number, host in enumerate(batches.epoch(epoch)):
@@ -190,7 +183,7 @@ def _fit(
                     group["lr"] = rate
                 in_step = min(recipe.accumulate, batches.per_epoch - number)
             pixels = host.pixels_BHWC.to(device, non_blocking=True)
-            images_BCHW = _vary(pixels, preprocessing, recipe, generator)
+            images_BCHW = _vary(pixels, model.architecture.preprocessing, recipe, generator)
             # Gradients are averaged over processes once per step.
             with nullcontext() if parallel is None or last_of_step else parallel.no_sync():
                 batch, scale, bias = _encode(parallel or towers, model.module, images_BCHW, host, device)
@@ -260,7 +253,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _vary(pixels_BHWC: Tensor, preprocessing: Preprocessing, recipe: TrainRecipe, generator: torch.Generator) -> Tensor:
-    """uint8 canvases → augmented input of the tower, at the epoch's resolution throughout."""
+    """uint8 canvases → augmented input of the tower, at its resolution throughout."""
     images_BCHW = to_unit(pixels_BHWC)
     if images_BCHW.shape[-1] != preprocessing.side:
         images_BCHW = resize(images_BCHW, preprocessing.side, preprocessing.interpolation)

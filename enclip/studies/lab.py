@@ -36,7 +36,6 @@ from enclip.studies.folds import rotated
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
-SINCE = {"first_side": 1.0}  # fields that recipes gained after trainings were cached, and what they did before
 CHANGED_AT_ONCE = 1024  # pictures: more would take memory by the gigabyte
 
 
@@ -287,9 +286,6 @@ class Lab:
 
     def _folder(self, wanted: Training) -> Path:
         asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}})
-        for name, neutral in SINCE.items():
-            if asked["recipe"][name] == neutral:
-                del asked["recipe"][name]
         return self._root / hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
     def _epoch(self, wanted: Training, folder: Path, row: dict[str, Any]) -> Epoch:

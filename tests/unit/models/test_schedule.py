@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from enclip.models.schedule import learning_rate, peak_learning_rate, side_of
+from enclip.models.schedule import learning_rate, peak_learning_rate
 from enclip.recipes import TrainRecipe
 
 from .small_models import small_clip
@@ -41,11 +41,3 @@ def test_the_peak_follows_from_where_the_weights_come_from():
     from_own = peak_learning_rate(TrainRecipe(), replace(fresh, epochs_trained=3))
     from_pretrained = peak_learning_rate(TrainRecipe(), replace(fresh, from_scratch=False))
     assert from_nothing > from_own > from_pretrained == 1e-5
-
-
-def test_pictures_grow_and_are_whole_at_the_end():
-    recipe = TrainRecipe(epochs=10, first_side=0.6)
-    assert [side_of(recipe, 80, epoch=epoch) for epoch in range(1, 11)] == [48] * 5 + [64] * 3 + [80] * 2
-    assert side_of(TrainRecipe(epochs=1, first_side=0.6), 80, epoch=1) == 80
-    assert side_of(TrainRecipe(epochs=10), 30, epoch=1) == 30
-    assert side_of(TrainRecipe(epochs=10, first_side=0.3), 20, epoch=1) == 16  # no less than a stride

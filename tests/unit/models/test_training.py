@@ -16,7 +16,7 @@ from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.models.training import EpochResult, Progress, TrainingData, fit
 from enclip.recipes import TrainRecipe
 
-from .small_models import CPU, SMALL, draw_shapes, small_clip
+from .small_models import CPU, draw_shapes, small_clip
 
 RECIPE = TrainRecipe(epochs=2, batch_size=24, device="cpu")
 
@@ -286,23 +286,3 @@ def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path):
     assert ranks[0]["validated"] == 3
     assert ranks[1]["validated"] == 0
     assert ranks[0]["losses"][2] < ranks[0]["losses"][1]
-
-
-def test_pictures_start_small_and_end_whole(shapes: TrainingData, tmp_path: Path):
-    model, sides = small_clip(), []
-    model.module.visual.register_forward_pre_hook(
-        lambda tower, given: sides.append(given[0].shape[-1]) if tower.training else None
-    )
-    recipe = RECIPE.model_copy(update={"first_side": 0.5, "epochs": 4})
-    results = _fit(shapes, tmp_path, recipe, model=model)
-    assert len(results) == 5
-    assert sides == sorted(sides) and set(sides) == {16, 32}
-    assert sides.count(16) == len(sides) // 2  # the third of four epochs is rounded up to 32 px
-
-
-def test_a_tower_with_positions_cannot_start_small(shapes: TrainingData, tmp_path: Path):
-    vit = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
-    architecture = SMALL.model_copy(update={"model_cfg": {**SMALL.model_cfg, "vision_cfg": vit}})
-    recipe = RECIPE.model_copy(update={"first_side": 0.5})
-    with pytest.raises(TrainingError, match="one size of picture"):
-        _fit(shapes, tmp_path, recipe, model=small_clip(architecture=architecture))
