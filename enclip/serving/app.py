@@ -13,7 +13,9 @@ from enclip.serving.envelope import Envelope
 from enclip.serving.follow import Follower
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.problems import install_handlers
+from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
+from enclip.serving.routes.embed import embed_routes
 from enclip.serving.routes.health import health_routes
 from enclip.serving.routes.pages import PAGE, page_routes
 from enclip.serving.routes.search import search_routes
@@ -53,6 +55,8 @@ def create_app(
     install_handlers(app)
     desk = Desk(follower, num_searchers=num_searchers, max_waiting=max_waiting)
     app.include_router(search_routes(desk))
+    app.include_router(batch_routes(desk))
+    app.include_router(embed_routes(desk))
     app.include_router(catalog_routes(desk, picture))
     app.include_router(health_routes(follower, metrics))
     app.include_router(page_routes())
