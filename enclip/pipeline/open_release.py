@@ -156,6 +156,12 @@ class OpenRelease:
         allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
         return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
 
+    def counts(
+        self, filters: Filters | None = None, *, withdrawn: frozenset[str] = frozenset()
+    ) -> dict[str, dict[str, int]]:
+        """ "category", "gender" and "colour" → value → products that have it and pass the other filters."""
+        return self.searcher.counts(filters, self.searcher.mask_without(withdrawn) if withdrawn else None)
+
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """Per member `embedding_QD` of the texts, in one pass where there is a student."""
         if self.student is not None:

@@ -1,6 +1,7 @@
 """What a search may return → a boolean mask over the catalog's rows."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ class FilterIndex:
         ]
         self._gender = [_Codes(products.gender)]
         self._colour = [_Codes(products.base_colour)]
+        self._own_category = _Codes(products.category)
         self._withdrawn: tuple[frozenset[str], Mask | None] = (frozenset(), None)
 
     def row(self, product_id: str) -> int | None:
@@ -45,6 +47,19 @@ class FilterIndex:
             np.logical_or.reduce([codes.match(values) for codes in columns]) for values, columns in wanted if values
         ]
         return np.logical_and.reduce(masks) if masks else None
+
+    def counts(self, filters: Filters | None, allowed: Mask | None) -> dict[str, dict[str, int]]:
+        """ "category", "gender" and "colour" → value → products that have it and pass all other filters.
+
+        That is what choosing the value instead of the field's own filter would leave. Categories are the products'
+        own, subCategory or else articleType; values without a product are not named.
+        """
+        filters = filters or Filters()
+        fields = {"category": self._own_category, "gender": self._gender[0], "colour": self._colour[0]}
+        return {
+            name: codes.counts(both(self.mask(replace(filters, **{name: ()})), allowed))
+            for name, codes in fields.items()
+        }
 
     def without(self, product_ids: frozenset[str], *, keep: bool = True) -> Mask | None:
         """Rows of all other products; None where none of the ids is here. With `keep`, remembered."""
@@ -75,8 +90,21 @@ class _Codes:
 
     def __init__(self, column: Strings) -> None:
         self._code_of: dict[str, int] = {}
-        codes = (self._code_of.setdefault(_plain(value), len(self._code_of)) for value in column)
+        self._spelling: list[str] = []  # of each code, as the first product has it
+        codes = (self._code(str(value)) for value in column)
         self._code_N = np.fromiter(codes, np.int32, len(column))
+
+    def counts(self, mask: Mask | None) -> dict[str, int]:
+        """Value → rows of a mask that have it."""
+        rows = self._code_N if mask is None else self._code_N[mask]
+        found = np.bincount(rows, minlength=len(self._spelling))
+        return {value: int(count) for value, count in zip(self._spelling, found, strict=True) if value and count}
+
+    def _code(self, value: str) -> int:
+        code = self._code_of.setdefault(_plain(value), len(self._code_of))
+        if code == len(self._spelling):
+            self._spelling.append(value.strip())
+        return code
 
     def match(self, values: Iterable[str]) -> Mask:
         wanted = [self._code_of[plain] for plain in map(_plain, values) if plain and plain in self._code_of]

@@ -210,6 +210,10 @@ class Searcher(Scorer):
         """A product's row; None where the release does not hold it."""
         return self._filters.row(product_id)
 
+    def counts(self, filters: Filters | None, allowed: Mask | None = None) -> dict[str, dict[str, int]]:
+        """Field → value → products that choosing it would leave; see `FilterIndex.counts`."""
+        return self._filters.counts(filters, allowed)
+
     def mask_without(self, product_ids: frozenset[str], *, keep: bool = True) -> Mask | None:
         """`[N]` bool: every product but these (the withdrawn ones); None where none of them is here.
 

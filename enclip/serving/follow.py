@@ -63,6 +63,10 @@ class OpenRelease(Protocol):
         """The k products nearest to one of the release, itself left out. Raises QueryError."""
         ...
 
+    def counts(self, filters: Filters | None, *, withdrawn: frozenset[str]) -> dict[str, dict[str, int]]:
+        """Field → value → products that have it and pass the other filters."""
+        ...
+
     def explain(
         self,
         product_id: str,

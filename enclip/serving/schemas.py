@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Self
 from urllib.parse import quote
@@ -186,7 +186,7 @@ class SimilarAnswer(SearchAnswer):
 
 
 class CatalogChoice(BaseModel):
-    """A value that a filter can take."""
+    """A value that a filter can take, and how many products pass it and the filters of other fields."""
 
     value: str
     num_products: int
@@ -218,6 +218,22 @@ class CatalogAnswer(BaseModel):
             colours=choices(overview.colours),
             examples=list(overview.examples),
             window=[ProductCard.of(product) for product in overview.window],
+        )
+
+    def narrowed(self, counts: Mapping[str, Mapping[str, int]]) -> Self:
+        """The same choices with other counts, 0 where none is named."""
+
+        def choices(before: Sequence[CatalogChoice], field: str) -> list[CatalogChoice]:
+            return [
+                CatalogChoice(value=choice.value, num_products=counts[field].get(choice.value, 0)) for choice in before
+            ]
+
+        return self.model_copy(
+            update={
+                "categories": choices(self.categories, "category"),
+                "genders": choices(self.genders, "gender"),
+                "colours": choices(self.colours, "colour"),
+            }
         )
 
 

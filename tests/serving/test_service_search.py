@@ -155,6 +155,16 @@ def test_the_catalog_offers_what_filters_and_searches_can_find(client: httpx.Cli
     assert len({card["category"] for card in catalog["window"]}) == len(catalog["categories"])
 
 
+def test_filters_offer_what_choosing_them_would_leave(client: httpx.Client) -> None:
+    colour = client.get("/v1/catalog").json()["colours"][0]["value"]
+    narrowed = client.get("/v1/catalog", params={"colour": colour}).json()
+    assert narrowed["colours"] == client.get("/v1/catalog").json()["colours"], "a filter does not narrow its own field"
+    for choice in narrowed["categories"][:4]:
+        filters = {"category": choice["value"], "colour": colour}
+        assert len(search(client, text="x", filters=filters, k=100)["results"]) == choice["num_products"]
+    assert sum(choice["num_products"] for choice in narrowed["genders"]) == narrowed["colours"][0]["num_products"]
+
+
 def test_a_phone_s_upright_flag_is_followed(client: httpx.Client, shop: DrawnShop) -> None:
     product_id = shop.products.product_id[3]
     upright = Image.open(io.BytesIO(shop.picture_of(product_id)))
