@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from enclip.errors import ConfigError, EnclipError, first_line
 from enclip.serving.bulk_schemas import BatchAnswer, EmbedAnswer
+from enclip.serving.explain_schemas import ExplainAnswer
 from enclip.serving.schemas import (
     DEFAULT_K,
     MAX_OFFSET,
@@ -38,6 +39,7 @@ __all__ = [
     "BatchAnswer",
     "CatalogAnswer",
     "EmbedAnswer",
+    "ExplainAnswer",
     "ProductCard",
     "Readiness",
     "ReleaseChanged",
@@ -168,6 +170,10 @@ class SearchClient:
         """The products most like one of the release."""
         params: dict[str, Any] = {"k": k, **(filters.model_dump() if filters else {})}
         return self._ask(SimilarAnswer, "GET", f"v1/similar/{quote(product_id, safe='')}", params=params)
+
+    def explain(self, request: SearchRequest | str, product_id: str) -> ExplainAnswer:
+        """Why a search gives a product its score."""
+        return self._ask(ExplainAnswer, "POST", "v1/explain", body={**_sent(request), "product_id": product_id})
 
     def embed(self, inputs: Sequence[str | bytes]) -> EmbedAnswer:
         """Embeddings of up to 64 texts (str) and pictures (bytes), and how to score them (`EmbedAnswer`)."""

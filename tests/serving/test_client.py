@@ -70,6 +70,14 @@ def busy(status: int = 429, **headers: str) -> tuple[int, dict[str, str], bytes]
     return status, {"Content-Type": "application/problem+json", "X-Request-ID": "abc", **headers}, body
 
 
+def test_a_search_is_explained(search_client: SearchClient) -> None:
+    request = SearchRequest(text="navy blue shirt", k=3)
+    hit = search_client.search(request).results[-1]
+    found = search_client.explain(request, hit.product_id)
+    assert found.product.product_id == hit.product_id
+    assert sum(found.parts.values()) == pytest.approx(hit.score, abs=1e-4)
+
+
 def test_it_needs_neither_torch_nor_mlflow_nor_a_server() -> None:
     heavy = ("torch", "mlflow", "faiss", "fastapi", "uvicorn", "sklearn", "pandas", "PIL")
     program = f"import enclip.client, sys; print([name for name in {heavy} if name in sys.modules])"

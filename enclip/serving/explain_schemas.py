@@ -1,0 +1,49 @@
+"""Why a product is found, as it is asked and told."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from enclip.serving.schemas import MAX_PRODUCT_ID, ProductCard, SearchRequest
+
+
+class ExplainRequest(SearchRequest):
+    """A search, and one product of the release; `k`, `offset`, `filters` and `spread` change no score."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "navy blue shirt", "product_id": "15970"}]})
+
+    product_id: Annotated[str, Field(min_length=1, max_length=MAX_PRODUCT_ID)]
+
+
+class MemberOpinion(BaseModel):
+    """One member's share of the score, its own cosine, and the product's rank by it alone, among all products."""
+
+    version: int = Field(description="Of the member in `enclip-epoch`.")
+    weight: float
+    cosine: float
+    rank: int
+
+
+class ShownAttribute(BaseModel):
+    """What words name, and how likely the picture shows it, 0 to 1."""
+
+    field: str
+    values: list[str]
+    probability: float
+    wanted: bool = Field(description="False: words to turn from.")
+
+
+class ExplainAnswer(BaseModel):
+    """A product's score, which `parts` add up to, and what it comes from."""
+
+    release: int
+    product: ProductCard
+    score: float
+    parts: dict[str, float] = Field(
+        description="cosines, then what names, exemplars, attributes, likely queries, clusters, BM25 and without add."
+    )
+    cosines: dict[str, float] = Field(description="Of the ensemble with each part of what was asked.")
+    members: list[MemberOpinion]
+    attributes: list[ShownAttribute]
+    cluster: int
+    pull: float = Field(description="How strongly this query pulls products toward the mean of their clusters.")
