@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from enclip.errors import ConfigError
 
 PathFromEnv = Annotated[Path, NoDecode]
 
@@ -15,6 +17,9 @@ class Settings(BaseSettings):
     Each field is read from the variable of its alias, and never from one of its own name: HOME is not
     ours. Entry points call `Settings()` and pass the
     result on, so that nothing below them looks at the environment.
+
+    Raises:
+        ConfigError: a value is not of its kind; names the variable.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
@@ -51,6 +56,31 @@ class Settings(BaseSettings):
     airflow_url: str = Field(
         "http://127.0.0.1:8080", alias="ENCLIP_AIRFLOW_URL", description="Airflow's address, for links."
     )
+
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        alias="ENCLIP_API_KEYS",
+        description="Keys that search asks for, separated by commas, each of 16 characters or more; empty: none.",
+    )
+    search_wait_s: float = Field(
+        5.0,
+        alias="ENCLIP_SEARCH_WAIT_S",
+        gt=0,
+        le=600,
+        description="Seconds that a search may wait for its turn in the service before it is refused.",
+    )
+
+    @field_validator("search_wait_s", mode="wrap")
+    @classmethod
+    def _seconds(cls, value: object, check: ValidatorFunctionWrapHandler) -> float:
+        try:
+            seconds: float = check(value)
+        except ValidationError as error:
+            says = error.errors()[0]["msg"].lower()
+            raise ConfigError(
+                f"ENCLIP_SEARCH_WAIT_S is {value!r}: {says}.", remedy="Set it to a number of seconds, such as 5."
+            ) from None
+        return seconds
 
     @field_validator("home")
     @classmethod

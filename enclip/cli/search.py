@@ -93,11 +93,21 @@ def search(
 
 def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that other machines reach needs ENCLIP_API_KEYS.")
+    ] = "127.0.0.1",
 ) -> None:
     """Serve search over HTTP: the page at /, the API under /v1, its description at /docs.
 
     Follows the alias champion within 5 s of any move, without a restart.
+
+    ENCLIP_API_KEYS (keys of 16 characters or more, separated by commas) locks /v1: a request then brings a key as
+    `Authorization: Bearer KEY` or `X-API-Key: KEY`. Pictures of products, /health, /metrics and the pages stay open.
+
+    A search that waits longer than ENCLIP_SEARCH_WAIT_S (5) for its turn is refused with 503, one that comes while
+    256 wait with 429. SIGTERM finishes what was accepted.
+
+    Examples: `enclip serve` · `ENCLIP_API_KEYS=$(openssl rand -hex 32) enclip serve --host 0.0.0.0`
     """
     from enclip.serving.run import run_server
 

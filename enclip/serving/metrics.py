@@ -1,9 +1,9 @@
 """What Prometheus reads from the service."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from enclip.serving.follow import Follower
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REASONS = ("key", "release", "queue", "deadline")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -35,12 +36,41 @@ class ServiceMetrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._refused = Counter(
+            "enclip_refused_requests",
+            "Requests refused before any search: no key, no release, a full queue, a deadline while waiting.",
+            ("reason",),
+            registry=self.registry,
+        )
+        for reason in _REASONS:
+            self._refused.labels(reason)  # shown as 0 from the start, so that the first one is a rise
+        self._waiting = Gauge(
+            "enclip_waiting_searches", "Searches that wait for their turn now.", registry=self.registry
+        )
+        self._wait_seconds = Histogram(
+            "enclip_queue_seconds",
+            "Time that searches waited for their turn, those refused while waiting included.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
 
     def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer. `route` is the route's template, never a path that a client made up."""
         known = method if method in _METHODS else "other"
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def refuse(self, reason: str) -> None:
+        """Count one refusal; `reason` is one of key, release, queue and deadline."""
+        self._refused.labels(reason).inc()
+
+    def watch_waiting(self, num_waiting: Callable[[], int]) -> None:
+        """Where to look, when scraped, for how many searches wait."""
+        self._waiting.set_function(num_waiting)
+
+    def observe_wait(self, seconds: float) -> None:
+        """Count one search that has its turn, or has given up."""
+        self._wait_seconds.observe(seconds)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

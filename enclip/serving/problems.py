@@ -15,6 +15,20 @@ from enclip.errors import EnclipError, ImageError, QueryError
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_TEXT = {"type": "string"}
+_SCHEMA = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "request_id"],
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": _TEXT,
+        "request_id": _TEXT,
+        "errors": {"type": "array", "items": {"type": "object", "properties": {"field": _TEXT, "problem": _TEXT}}},
+    },
+}
 
 
 def problem(
@@ -36,6 +50,11 @@ def problem(
     if errors:
         content["errors"] = list(errors)
     return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def described(says: str) -> dict[str, Any]:
+    """A problem in OpenAPI: when a route answers with it."""
+    return {"description": says, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
 
 
 def request_id_of(request: Request) -> str:
@@ -83,7 +102,7 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def _field(location: Sequence[int | str]) -> str:
-    parts = [str(part) for part in location if part not in {"body", "query", "path"}]
+    parts = [str(part) for part in location if part not in {"body", "query", "path", "header"}]
     return ascii(".".join(parts) or "body")[1:-1][:200]
 
 

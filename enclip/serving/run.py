@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from uvicorn import Config, Server
 
 from enclip.errors import ConfigError
+from enclip.serving.access import ApiKeys, require_keys_beyond_loopback
 
 if TYPE_CHECKING:
     from enclip.pipeline.platform import Platform
@@ -23,21 +24,28 @@ MAX_CONNECTIONS = 1024
 
 
 def run_server(platform: "Platform", *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the platform's champion until SIGINT or SIGTERM; what is in flight is finished first.
+    """Serve the platform's champion until SIGINT or SIGTERM; what is accepted is finished first.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or other machines reach it and no key is set.
     """
-    bound = bind(host, port)
-    limit_threads()
-    logging.getLogger("enclip.serving").setLevel(logging.INFO)
-    server = make_server(platform_app(platform))
-    logger.info("Search at http://%s:%d", host, bound.getsockname()[1])
-    server.run(sockets=[bound])
+    keys = ApiKeys.parse(platform.settings.api_keys)
+    with bind(host, port) as bound:
+        address, port = bound.getsockname()[:2]
+        require_keys_beyond_loopback(address, keys)
+        limit_threads()
+        logging.getLogger("enclip.serving").setLevel(logging.INFO)
+        server = make_server(platform_app(platform))
+        logger.info("Search at http://%s:%d, %s", host, port, "with a key" if keys else "open to this machine")
+        server.run(sockets=[bound])
 
 
 def platform_app(platform: "Platform") -> FastAPI:
-    """The app that follows the platform's champion."""
+    """The app that follows the platform's champion, as the platform's settings say.
+
+    Raises:
+        ConfigError: a key cannot be used.
+    """
     # These load torch and FAISS, which read their number of threads then.
     from enclip.catalog.images import image_key
     from enclip.pipeline.open_release import open_release
@@ -52,7 +60,12 @@ def platform_app(platform: "Platform") -> FastAPI:
         load=lambda version: open_release(platform, version),
         withdrawn=catalog.withdrawn_ids,
     )
-    return create_app(follower, lambda sha256: blobs.get(image_key(sha256)))
+    return create_app(
+        follower,
+        lambda sha256: blobs.get(image_key(sha256)),
+        keys=ApiKeys.parse(platform.settings.api_keys),
+        max_wait_s=platform.settings.search_wait_s,
+    )
 
 
 def limit_threads() -> None:

@@ -120,7 +120,10 @@ def _main_job(
         timeout_s=FOLLOW_TIMEOUT_S,
     )
     console.print(f"The search service answers from release {champion} (waited {seconds:.1f} s).", highlight=False)
-    answers = [(text, outcome.found(services.search_url, text)) for text in outcome.example_queries(evaluation)]
+    answers = [
+        (text, outcome.found(services.search_url, text, api_keys=platform.settings.api_keys))
+        for text in outcome.example_queries(evaluation)
+    ]
     if answers:
         outcome.show_answer(console, *answers[0])
         outcome.draw_results(results, services.search_url, answers)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from enclip.config import Settings
 
 
@@ -9,7 +11,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
     """Each setting under its variable's name; a folder absolute, since a task runs elsewhere."""
     variables = {}
     for name, field in type(settings).model_fields.items():
-        value = str(getattr(settings, name))
+        setting = getattr(settings, name)
+        value = setting.get_secret_value() if isinstance(setting, SecretStr) else str(setting)
         if name == "store_url" and value and "://" not in value:
             value = str(Path(value).absolute())
         variables[str(field.alias)] = value

@@ -214,10 +214,11 @@ def get_json(url: str, *, timeout_s: float = 10) -> Any:
         return json.load(response)
 
 
-def post_json(url: str, body: Mapping[str, Any], *, timeout_s: float = 30) -> Any:
+def post_json(url: str, body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> Any:
     """The JSON answer to a JSON request to this machine. Raises OSError or ValueError."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with direct.open(request, timeout=timeout_s) as response:
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with direct.open(request, timeout=30) as response:
         return json.load(response)
 
 

@@ -140,7 +140,8 @@ def _addresses(platform: RunningPlatform, settings: Settings) -> Table:
         table.add_column(column)
     table.add_row("Airflow", platform.airflow_url, f"{airflow.USER} / {platform.password}")
     table.add_row("MLflow", platform.mlflow_url, "")
-    table.add_row("Search", platform.search_url, "")
+    locked = bool(settings.api_keys.get_secret_value())
+    table.add_row("Search", platform.search_url, "a key of ENCLIP_API_KEYS" if locked else "")
     table.caption = f"Logs: {settings.home / 'logs'}"
     return table
 

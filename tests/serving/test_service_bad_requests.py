@@ -214,21 +214,3 @@ def test_no_damaged_picture_makes_the_service_fail(client: httpx.Client, damage:
         image[place % len(image)] = value
     answer = client.post("/v1/search", json={"image": as_base64(bytes(image)), "k": 1})
     assert answer.status_code in (200, 422), answer.text
-
-
-def test_more_searches_than_can_wait_are_told_to_come_back(service: Service, start_service) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    narrow = start_service(service.world, num_searchers=1, max_waiting=2)
-
-    def one(_: int) -> httpx.Response:
-        with narrow.client() as client:
-            return client.post("/v1/search", json={"image": as_base64(jpeg())})
-
-    with ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(one, range(72)))
-    statuses = {answer.status_code for answer in answers}
-    assert statuses == {200, 503}, statuses
-    refused = next(answer for answer in answers if answer.status_code == 503)
-    assert refused.headers["retry-after"] == "1"
-    check_problem(refused, 503, says="waiting")

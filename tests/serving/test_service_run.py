@@ -1,7 +1,9 @@
 """`enclip serve` as a process of its own, over a real catalog, a real MLflow and releases registered in it."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -248,9 +250,33 @@ def test_an_address_of_another_machine_is_refused() -> None:
         bind("192.0.2.1", 0)
 
 
-def test_it_ends_on_sigterm(server: tuple[subprocess.Popen[bytes], str]) -> None:
+def test_on_sigterm_it_answers_all_that_it_accepted_and_ends(
+    server: tuple[subprocess.Popen[bytes], str], home: Path
+) -> None:
+    """Sixteen clients search on while it is told to stop; its log says which requests reached it."""
     process, url = server
+    answered: dict[str, int] = {}
+
+    def ask(place: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for number in itertools.count():
+                request_id = f"stop-{place}-{number}"
+                try:
+                    answer = client.post("/v1/search", json={"text": "bag"}, headers={"X-Request-ID": request_id})
+                except httpx.TransportError:
+                    return  # its port is closed, or the request came too late to be read
+                answered[request_id] = answer.status_code if len(answer.json()["results"]) == 20 else 0
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(16)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(answered) > 100, timeout_s=60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) in (0, -signal.SIGTERM)
+    for thread in threads:
+        thread.join(30)
+    accepted = re.findall(r"POST /v1/search (\d+) .* (stop-\d+-\d+)$", (home / "serve.log").read_text(), re.MULTILINE)
+    assert {request_id: int(status) for status, request_id in accepted} == answered
+    assert set(answered.values()) == {200}
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health/live")

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from enclip.config import Settings
+from enclip.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,18 @@ def test_a_home_folder_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ENCLIP_HOME", "~/shop")
     assert Settings().home == tmp_path / "shop"
+
+
+@pytest.mark.parametrize("value", ["soon", "", "0", "-1", "nan", "inf", "601"])
+def test_a_wait_that_is_none_names_its_variable(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCLIP_SEARCH_WAIT_S", value)
+    with pytest.raises(ConfigError, match="ENCLIP_SEARCH_WAIT_S is ") as caught:
+        Settings()
+    assert "seconds" in caught.value.remedy
+
+
+def test_keys_are_read_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCLIP_API_KEYS", "a-key-0123456789")
+    settings = Settings()
+    assert settings.api_keys.get_secret_value() == "a-key-0123456789"
+    assert "a-key" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"

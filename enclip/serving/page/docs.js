@@ -40,7 +40,7 @@ function render(path, method, operation) {
   section.querySelector(".says").textContent = operation.summary;
   const body = operation.requestBody?.content["application/json"]?.schema;
   const rows = [
-    ...(operation.parameters ?? []).map((parameter) => [parameter.name, parameter.schema]),
+    ...(operation.parameters ?? []).map((parameter) => [parameter.in === "header" ? `header ${parameter.name}` : parameter.name, parameter.schema]),
     ...(body ? fieldsOf(body) : []),
   ];
   section.querySelector("table").hidden = !rows.length;
@@ -50,11 +50,14 @@ function render(path, method, operation) {
     const says = [core(schema).description, `${standard}` && `default ${standard}`].filter(Boolean).join(" ");
     for (const text of [name, typeOf(schema), limitsOf(schema), says]) row.insertCell().textContent = text;
   }
+  const answers = Object.entries(operation.responses).filter(([status]) => status !== "200" && status !== "422");
+  section.querySelector(".answers").textContent = answers.map(([status, { description }]) => `${status}: ${description}`).join(" ");
   return section;
 }
 
+const key = description.components.securitySchemes ? '  -H "X-API-Key: $KEY" \\\n' : "";
 $("curl").textContent = `curl ${new URL("v1/search", location.href)} \\
-  -H 'Content-Type: application/json' \\
+${key}  -H 'Content-Type: application/json' \\
   -d '{"text": "navy blue shirt", "filters": {"gender": "Men"}, "k": 5}'`;
 $("operations").replaceChildren(
   ...Object.entries(description.paths).flatMap(([path, methods]) =>

@@ -1,4 +1,5 @@
 import { paint } from "./colours.js";
+import { hasKey, keepKey, keyHeaders } from "./key.js";
 import { readPicture } from "./picture.js";
 
 const $ = (id) => document.getElementById(id);
@@ -28,10 +29,10 @@ function writeAddress({ push }) {
   history[push ? "pushState" : "replaceState"](null, "", address);
 }
 
-async function fetchJson(path, options) {
+async function fetchJson(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers: { ...options.headers, ...keyHeaders() } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw Object.assign(new Error("The search service does not answer."), { passing: true });
@@ -39,7 +40,8 @@ async function fetchJson(path, options) {
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
   throw Object.assign(new Error(body.detail || `The service answered ${response.status}.`), {
-    passing: response.status === 503,
+    passing: response.status === 503 || response.status === 429,
+    locked: response.status === 401,
   });
 }
 
@@ -92,7 +94,7 @@ async function show({ push = false } = {}) {
     if (!catalog) await loadCatalog();
     if (asked.q || asked.picture || asked.similar || filterWords()) showAnswer(await ask(mine.signal));
     else showWindow();
-    $("notice").hidden = true;
+    $("notice").hidden = $("unlock").hidden = true;
   } catch (error) {
     if (error.name !== "AbortError") showProblem(error);
   } finally {
@@ -230,9 +232,18 @@ function cardOf(product, place) {
 }
 
 function showProblem(error) {
-  $("notice").hidden = false;
   $("notice-text").textContent = error.message;
+  $("notice").hidden = Boolean(error.locked);
+  if (error.locked) askForKey();
+  else $("unlock").hidden = true;
   if (error.passing) pause = setTimeout(show, 2000); // a service that starts or restarts is back soon
+}
+
+function askForKey() {
+  $("unlock-text").textContent = hasKey() ? "The service does not know this key." : "The service asks for a key.";
+  const asksAlready = !$("unlock").hidden;
+  $("unlock").hidden = false;
+  if (!asksAlready) $("key").focus(); // who goes on typing a search is not torn away from it
 }
 
 /** Ask for something new; filters stay where the caller does not say otherwise. */
@@ -286,6 +297,12 @@ $("more").addEventListener("click", () => {
   asked.k = PAGE_SIZES.find((size) => size > asked.k) ?? asked.k;
   show();
 });
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepKey($("key").value);
+  $("key").value = "";
+  show();
+});
 $("retry").addEventListener("click", () => show());
 $("home").addEventListener("click", (event) => {
   event.preventDefault();
@@ -314,7 +331,7 @@ addEventListener("drop", (event) => {
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = event.target.matches("input[type=search], select, input[type=range]");
+  const typing = event.target.matches("input:not([type=file]), select");
   if (event.key === "/" && !typing) {
     event.preventDefault();
     $("text").focus();

@@ -141,7 +141,10 @@ def test_a_release_trained_in_one_container_is_served_by_another(stack: "Stack",
     stack.run("search", ["python", "-c", script])
     with stack.machine.client(8000) as client:
         _wait_for(lambda: client.get("/health/ready").status_code == 200, "search has taken up the release")
-        answer = client.post("/v1/search", json={"text": "navy blue shirt", "k": 3})
+        question = {"text": "navy blue shirt", "k": 3}
+        assert client.post("/v1/search", json=question).status_code == 401
+        client.headers["X-API-Key"] = stack.env("search")["ENCLIP_API_KEYS"]
+        answer = client.post("/v1/search", json=question)
         assert answer.status_code == 200, answer.text
         assert answer.json()["release"] == 1
         first = answer.json()["results"][0]["product_id"]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from enclip.config import Settings
+from enclip.serving.access import ApiKeys
 
 REPOSITORY = Path(__file__).parents[3]
 DOCKERFILES = (REPOSITORY / "infra/Dockerfile", REPOSITORY / "mlflow/Dockerfile")
@@ -20,8 +21,12 @@ SCRIPTS = sorted((REPOSITORY / "infra").rglob("*.sh"))
 EXAMPLE = REPOSITORY / "infra/.env.example"
 ONE_SHOTS = {"store-init", "airflow-init"}
 # What may have a default: where things are, never what lets someone in.
-OPTIONAL = {"AIRFLOW_PORT", "MLFLOW_PORT", "SEARCH_PORT", "ENCLIP_BASE", "ENCLIP_CATALOGS", "ENCLIP_CATALOG_SOURCE"}
-SECRET = re.compile(r"PASSWORD|SECRET|FERNET|ACCESS_KEY")
+OPTIONAL = {
+    *("AIRFLOW_PORT", "MLFLOW_PORT", "SEARCH_PORT", "ENCLIP_BASE", "ENCLIP_CATALOGS", "ENCLIP_CATALOG_SOURCE"),
+    "ENCLIP_SEARCH_WAIT_S",
+}
+SECRET = re.compile(r"PASSWORD|SECRET|FERNET|ACCESS_KEY|API_KEY")
+SEARCH_ALONE = {"ENCLIP_API_KEYS", "ENCLIP_SEARCH_WAIT_S"}  # what no other service has a use for
 
 
 def test_ports_are_published_on_the_loopback_interface_alone(compose: dict[str, Any]) -> None:
@@ -128,10 +133,11 @@ def test_own_settings_are_ones_that_the_code_reads(compose: dict[str, Any]) -> N
     for name in ("airflow-scheduler", "search"):
         env = compose["services"][name]["environment"]
         own = {key for key in env if key.startswith("ENCLIP_")} | {"MLFLOW_TRACKING_URI"}
-        assert own == known, name
+        assert own == (known if name == "search" else known - SEARCH_ALONE), name
         settings = Settings.model_validate({key: env[key] for key in own})
         assert settings.resolved_store_url == "s3://enclip"
         assert settings.resolved_database_url.startswith("postgresql+psycopg2://enclip:")
+        assert bool(ApiKeys.parse(settings.api_keys)) == (name == "search")
 
 
 def test_airflow_settings_exist(compose: dict[str, Any], tmp_path: Path) -> None:

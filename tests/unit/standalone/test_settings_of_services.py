@@ -20,6 +20,8 @@ def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatc
         ENCLIP_S3_ENDPOINT_URL="http://127.0.0.1:9000",
         MLFLOW_TRACKING_URI="http://127.0.0.1:5001",
         ENCLIP_CATALOG_SOURCE="s3://shop/feed",
+        ENCLIP_API_KEYS="a-key-0123456789",
+        ENCLIP_SEARCH_WAIT_S=2.5,
     )
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
