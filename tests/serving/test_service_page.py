@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -141,7 +141,7 @@ def test_filters_by_choice_and_by_colour(open_page, shop: DrawnShop, screenshots
 
 def test_filters_that_nothing_passes_say_so(open_page) -> None:
     page = open_page("/?q=shirt&colour=Nothing")
-    expect(page.locator("#summary")).to_have_text("Nothing in the catalog passes these filters.")
+    expect(page.locator("#summary")).to_have_text("Nothing in the catalog passes these filters. Take one of them away.")
 
 
 def test_more_results_keep_those_that_are_there(open_page, shop: DrawnShop) -> None:
@@ -248,3 +248,60 @@ def test_the_api_s_page_says_what_the_api_takes(open_page, client: httpx.Client,
     expect(search).to_contain_text("at most 1000 characters")
     expect(search).to_contain_text("at most 50 values")
     page.screenshot(path=screenshots / "page-docs.png")
+
+
+def test_a_product_is_searched_with_words_and_without_others(open_page, release, screenshots: Path) -> None:
+    page = open_page()
+    page.locator(".face").nth(2).click()
+    expect(page.locator("h1")).to_contain_text("Like ")
+    liked = parse_qs(urlsplit(page.url).query)["similar"][0]
+    page.locator("#text").fill("red")
+    expect(page.locator("h1")).to_contain_text("red, like ")
+    page.locator("#without").fill("striped")
+    expect(page.locator("h1")).to_contain_text(", not striped")
+    expected = release.search(
+        text="red", like=liked, without="striped", weights={"text": 0.5, "like": 0.5}, k=24
+    ).product_ids
+    page.wait_for_function(f"document.querySelector('.face').dataset.product === '{expected[0]}'")
+    assert shown_ids(page) == list(expected)
+    assert parse_qs(urlsplit(page.url).query)["without"] == ["striped"]
+    page.screenshot(path=screenshots / "like-this-but-red.png")
+    page.reload()
+    expect(page.locator("h1")).to_contain_text(", not striped")
+    page.wait_for_function(f"document.querySelector('.face').dataset.product === '{expected[0]}'")
+
+
+def test_look_alikes_are_folded_by_a_tick(open_page, release) -> None:
+    page = open_page("/?q=shirt")
+    expect(page.locator(".face")).to_have_count(24)
+    page.locator("#spread").check()
+    expected = release.search(text="shirt", k=24, spread=True)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.traits')].some(line => line.textContent.includes(' alike'))"
+    )
+    assert shown_ids(page) == list(expected.product_ids)
+
+
+def test_why_a_product_is_found(open_page, release, screenshots: Path) -> None:
+    page = open_page("/?q=navy+blue+shirt")
+    expect(page.locator(".face")).to_have_count(24)
+    page.locator(".card").first.hover()
+    page.locator(".why").first.click()
+    found, _ = release.explain(release.search(text="navy blue shirt", k=1).product_ids[0], text="navy blue shirt")
+    expect(page.locator("#why caption").first).to_have_text(f"Score {found.score:.3f}")
+    expect(page.locator("#why")).to_contain_text("One member")
+    page.screenshot(path=screenshots / "why.png")
+    page.keyboard.press("Escape")
+    expect(page.locator("#why")).to_be_hidden()
+
+
+def test_filters_count_what_is_left_under_the_others(open_page) -> None:
+    page = open_page("/?q=shirt")
+    expect(page.locator(".face")).to_have_count(24)
+    before = page.locator("#category option").all_text_contents()
+    page.locator(".swatch").first.click()
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('#category option')].some((o, i) => o.textContent !== before[i])",
+        arg=before,
+    )
+    assert len(page.locator("#category option").all_text_contents()) == len(before)

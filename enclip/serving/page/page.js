@@ -1,6 +1,7 @@
 import { paint } from "./colours.js";
 import { hasKey, keepKey, keyHeaders } from "./key.js";
 import { readPicture } from "./picture.js";
+import { explain } from "./why.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE_SIZES = [24, 48, 100];
@@ -8,21 +9,25 @@ const MAX_SWATCHES = 14;
 const TYPING_PAUSE_MS = 300;
 
 // What is asked for. Everything but the picture lives in the address, so that a search can be sent to a friend.
-const asked = { q: "", category: "", gender: "", colour: "", similar: "", k: PAGE_SIZES[0], picture: null };
+const IN_ADDRESS = ["q", "category", "gender", "colour", "similar", "without", "spread"];
+const asked = { ...Object.fromEntries(IN_ADDRESS.map((name) => [name, ""])), k: PAGE_SIZES[0], picture: null };
+const NO_FILTERS = { category: "", gender: "", colour: "", without: "", spread: "" };
 let catalog = null;
+let catalogOf = ""; // the filters that its counts are for
 let running = null;
 let pause = 0;
+const names = new Map(); // product id → name, of what was shown
 
 function readAddress() {
   const params = new URLSearchParams(location.search);
-  for (const name of ["q", "category", "gender", "colour", "similar"]) asked[name] = params.get(name) ?? "";
+  for (const name of IN_ADDRESS) asked[name] = params.get(name) ?? "";
   asked.k = PAGE_SIZES[0];
   if (asked.similar) asked.picture = null;
 }
 
 function writeAddress({ push }) {
   const params = new URLSearchParams();
-  for (const name of ["q", "category", "gender", "colour", "similar"]) if (asked[name]) params.set(name, asked[name]);
+  for (const name of IN_ADDRESS) if (asked[name]) params.set(name, asked[name]);
   const query = params.toString();
   const address = query ? `?${query}` : location.pathname;
   if (address === (location.search || location.pathname)) return;
@@ -47,12 +52,15 @@ async function fetchJson(path, options = {}) {
 
 function searchBody() {
   const body = { k: asked.k };
-  const words = asked.q || (asked.picture ? "" : filterWords());
+  const words = asked.q || (asked.picture || asked.similar ? "" : filterWords());
   if (words) body.text = words;
   if (asked.picture) body.image = asked.picture.base64;
-  if (asked.q && asked.picture) {
+  if (asked.similar) body.like = asked.similar;
+  if (asked.without) body.without = asked.without;
+  if (asked.spread) body.spread = true;
+  if (asked.q && (asked.picture || asked.similar)) {
     const share = Number($("balance").value) / 100;
-    body.weights = { text: 1 - share, image: share };
+    body.weights = { text: 1 - share, [asked.picture ? "image" : "like"]: share };
   }
   const filters = chosenFilters();
   if (Object.keys(filters).length) body.filters = filters;
@@ -70,10 +78,6 @@ function filterWords() {
 }
 
 function ask(signal) {
-  if (asked.similar) {
-    const params = new URLSearchParams({ k: asked.k, ...chosenFilters() });
-    return fetchJson(`v1/similar/${encodeURIComponent(asked.similar)}?${params}`, { signal });
-  }
   return fetchJson("v1/search", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
@@ -91,7 +95,8 @@ async function show({ push = false } = {}) {
   showControls();
   const dim = setTimeout(() => $("results").classList.add("waiting"), 150);
   try {
-    if (!catalog) await loadCatalog();
+    if (!catalog || catalogOf !== filterKey()) await loadCatalog();
+    if (asked.similar && !names.has(asked.similar)) await learnName(asked.similar);
     if (asked.q || asked.picture || asked.similar || filterWords()) showAnswer(await ask(mine.signal));
     else showWindow();
     $("notice").hidden = $("unlock").hidden = true;
@@ -103,14 +108,32 @@ async function show({ push = false } = {}) {
   }
 }
 
-function titleOf(answer) {
-  if (answer.product) return `Like ${answer.product.name || answer.product.product_id}`;
-  if (asked.q && asked.picture) return `${asked.q}, like your picture`;
-  return asked.q || (asked.picture ? "Like your picture" : filterWords());
+function titleOf() {
+  const like = asked.picture ? "like your picture" : asked.similar ? `like ${nameOf(asked.similar)}` : "";
+  const what = asked.q || like ? [asked.q, like].filter(Boolean).join(", ") : filterWords();
+  const whole = asked.without ? `${what}, not ${asked.without}` : what;
+  return asked.q || !like ? whole : whole.replace("like", "Like");
+}
+
+/** A link names a product that this page has not shown yet. */
+async function learnName(productId) {
+  const { product } = await fetchJson(`v1/similar/${encodeURIComponent(productId)}?k=1`);
+  names.set(product.product_id, product.name);
+}
+
+function filterKey() {
+  return new URLSearchParams(chosenFilters()).toString();
+}
+
+/** What a product is called, as far as this page has seen it. */
+function nameOf(productId) {
+  return names.get(productId) || productId;
 }
 
 async function loadCatalog() {
-  catalog = await fetchJson("v1/catalog");
+  const key = filterKey();
+  catalog = await fetchJson(`v1/catalog${key && `?${key}`}`);
+  catalogOf = key;
   fillSelect($("category"), catalog.categories, "any");
   fillSelect($("gender"), catalog.genders, "anyone");
   $("swatches").replaceChildren(...catalog.colours.map(swatchOf).filter(Boolean).slice(0, MAX_SWATCHES));
@@ -132,6 +155,7 @@ function fillSelect(select, choices, none) {
   const options = choices.map(({ value, num_products }) => {
     const option = new Option(`${value} (${num_products.toLocaleString()})`, value);
     option.dataset.value = value;
+    option.disabled = num_products === 0;
     return option;
   });
   select.replaceChildren(new Option(none, ""), ...options);
@@ -143,7 +167,7 @@ function swatchOf({ value, num_products }) {
   if (!background) return null;
   const button = document.createElement("button");
   button.type = "button";
-  button.className = "swatch";
+  button.className = num_products ? "swatch" : "swatch none";
   button.dataset.colour = value;
   button.title = `${value} (${num_products.toLocaleString()})`;
   button.setAttribute("aria-label", value);
@@ -171,11 +195,15 @@ function showControls() {
   for (const swatch of $("swatches").children) {
     swatch.setAttribute("aria-pressed", String(swatch.dataset.colour === asked.colour));
   }
-  $("clear").hidden = !(asked.category || asked.gender || asked.colour);
+  $("clear").hidden = !(asked.category || asked.gender || asked.colour || asked.without || asked.spread);
   $("token").hidden = !(asked.picture || asked.similar);
-  $("blend").hidden = !(asked.picture && asked.q);
-  $("text").placeholder = asked.picture ? "add words, if you like" : "What are you looking for?";
+  $("blend").hidden = !((asked.picture || asked.similar) && asked.q);
+  $("balance-other").textContent = asked.picture ? "picture" : "product";
+  $("text").placeholder = asked.picture || asked.similar ? "add words, if you like" : "What are you looking for?";
+  if ($("without").value.trim() !== asked.without) $("without").value = asked.without;
+  $("spread").checked = Boolean(asked.spread);
   if (asked.picture) showToken(asked.picture.url, asked.picture.name);
+  else if (asked.similar) showToken(`v1/products/${encodeURIComponent(asked.similar)}/image`, "like this");
 }
 
 /** What is searched with, inside the search field: a picture, or a product of the catalog. */
@@ -185,13 +213,12 @@ function showToken(image, text) {
 }
 
 function showAnswer(answer) {
-  const title = titleOf(answer);
-  if (answer.product) showToken(answer.product.image.slice(1), "more like this");
+  const title = titleOf();
   $("title").textContent = title;
   const number = answer.results.length;
   $("summary").textContent = number
     ? `the best ${number}, in ${Math.max(1, Math.round(answer.took_ms))} ms`
-    : "Nothing in the catalog passes these filters.";
+    : "Nothing in the catalog passes these filters. Take one of them away.";
   $("examples").hidden = true;
   document.title = `${title} · ENCLIP search`;
   showCards(answer.results);
@@ -224,9 +251,17 @@ function cardOf(product, place) {
   image.addEventListener("error", () => image.parentElement.classList.add("empty"));
   image.src = product.image.slice(1); // relative, so that the page works under a path of a proxy too
   card.querySelector(".name").textContent = product.name || product.product_id;
-  card.querySelector(".traits").textContent = [product.article_type, product.colour].filter(Boolean).join(" · ");
+  const more = product.folded ? `+${product.folded} alike` : "";
+  card.querySelector(".traits").textContent = [product.article_type, product.colour, more].filter(Boolean).join(" · ");
   face.dataset.product = product.product_id;
-  if ("score" in product) face.title = `score ${product.score.toFixed(3)} · cluster ${product.cluster}`;
+  names.set(product.product_id, product.name);
+  if ("score" in product) {
+    face.title = `score ${product.score.toFixed(3)} · cluster ${product.cluster}`;
+    const why = card.querySelector(".why");
+    why.hidden = false;
+    why.setAttribute("aria-label", `Why ${product.name || product.product_id}?`);
+    why.addEventListener("click", () => explain(product, searchBody(), fetchJson));
+  }
   face.addEventListener("click", () => start({ similar: product.product_id }));
   return card;
 }
@@ -266,22 +301,33 @@ async function usePicture(file) {
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const q = $("text").value.trim();
-  start({ q, picture: asked.picture });
+  start({ q, picture: asked.picture, similar: asked.similar });
   if (matchMedia("(hover: none)").matches) $("text").blur(); // put the phone's keyboard away
 });
 $("text").addEventListener("input", () => {
   clearTimeout(pause);
   pause = setTimeout(() => {
-    Object.assign(asked, { q: $("text").value.trim(), similar: "", k: PAGE_SIZES[0] });
+    Object.assign(asked, { q: $("text").value.trim(), k: PAGE_SIZES[0] });
     show();
   }, TYPING_PAUSE_MS);
+});
+$("without").addEventListener("input", () => {
+  clearTimeout(pause);
+  pause = setTimeout(() => {
+    Object.assign(asked, { without: $("without").value.trim(), k: PAGE_SIZES[0] });
+    show();
+  }, TYPING_PAUSE_MS);
+});
+$("spread").addEventListener("change", () => {
+  Object.assign(asked, { spread: $("spread").checked ? "1" : "", k: PAGE_SIZES[0] });
+  show({ push: true });
 });
 $("balance").addEventListener("change", () => show());
 $("file").addEventListener("change", () => {
   usePicture($("file").files[0]);
   $("file").value = ""; // the same file can be chosen again
 });
-$("token-clear").addEventListener("click", () => start({ q: asked.similar ? "" : asked.q }));
+$("token-clear").addEventListener("click", () => start({ q: asked.q }));
 for (const name of ["category", "gender"]) {
   $(name).addEventListener("change", () => {
     asked[name] = $(name).value;
@@ -290,7 +336,7 @@ for (const name of ["category", "gender"]) {
   });
 }
 $("clear").addEventListener("click", () => {
-  Object.assign(asked, { category: "", gender: "", colour: "", k: PAGE_SIZES[0] });
+  Object.assign(asked, NO_FILTERS, { k: PAGE_SIZES[0] });
   show({ push: true });
 });
 $("more").addEventListener("click", () => {
@@ -306,7 +352,7 @@ $("unlock").addEventListener("submit", (event) => {
 $("retry").addEventListener("click", () => show());
 $("home").addEventListener("click", (event) => {
   event.preventDefault();
-  start({ category: "", gender: "", colour: "" });
+  start(NO_FILTERS);
 });
 
 addEventListener("popstate", () => {
@@ -337,7 +383,7 @@ addEventListener("keydown", (event) => {
     $("text").focus();
     $("text").select();
   } else if (event.key === "Escape") {
-    start({ category: "", gender: "", colour: "" });
+    start(NO_FILTERS);
     $("text").focus();
   } else if (event.key.startsWith("Arrow")) {
     walk(event);
