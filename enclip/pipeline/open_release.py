@@ -159,7 +159,7 @@ class OpenRelease:
     def counts(
         self, filters: Filters | None = None, *, withdrawn: frozenset[str] = frozenset()
     ) -> dict[str, dict[str, int]]:
-        """ "category", "gender" and "colour" → value → products that have it and pass the other filters."""
+        """By "category", "gender" and "colour": value → products that have it and pass the other filters."""
         return self.searcher.counts(filters, self.searcher.mask_without(withdrawn) if withdrawn else None)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:

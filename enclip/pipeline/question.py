@@ -64,7 +64,7 @@ class Question:
         picture: Callable[[bytes], Blocks],
         product: Callable[[str], Blocks],
     ) -> dict[str, Blocks]:
-        """ "text", "image", "like" and "without", as far as they are given, as the members see them.
+        """What is given of "text", "image", "like" and "without", as the members see it.
 
         Args:
             words, picture, product: the members' embeddings of each.

@@ -49,7 +49,7 @@ class FilterIndex:
         return np.logical_and.reduce(masks) if masks else None
 
     def counts(self, filters: Filters | None, allowed: Mask | None) -> dict[str, dict[str, int]]:
-        """ "category", "gender" and "colour" → value → products that have it and pass all other filters.
+        """By "category", "gender" and "colour": value → products that have it and pass all other filters.
 
         That is what choosing the value instead of the field's own filter would leave. Categories are the products'
         own, subCategory or else articleType; values without a product are not named.
