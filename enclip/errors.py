@@ -12,7 +12,8 @@
     ├── RegistryError       a release, epoch or alias that the registry does not have
     │   └── ReleaseError    a release whose files are missing, damaged or of another format
     ├── PromotionConflict   the champion is not the one the challenger was measured against
-    └── QueryError          a search request that cannot be answered as asked
+    ├── QueryError          a search request that cannot be answered as asked
+    └── ServiceError, ReleaseChanged    what a service answers other programs (`enclip.client`)
 
 A gate that fails is a result with reasons (`enclip.gates`), not an exception.
 """

@@ -168,8 +168,19 @@ class OpenRelease:
             return self.student.encode_texts(texts)
         return [encoder.encode_texts(texts) for encoder in self.encoders]
 
+    def encode_picture(self, image: bytes) -> list[Floats]:
+        """Per member `embedding_1D` of a picture. Raises QueryError where it cannot be read."""
+        try:
+            pixels = decode(image)
+        except ImageError as error:
+            raise QueryError(f"The picture cannot be read: {error.what}", remedy=error.remedy) from error
+        return [
+            encoder.encode_images(fit_square(pixels, member.pixel_side)[None])
+            for encoder, member in zip(self.encoders, self.manifest.members, strict=True)
+        ]
+
     def _parts(self, question: Question) -> dict[str, list[Floats]]:
-        return question.parts(words=self.encode_texts, picture=self._encode_picture, product=self._stored)
+        return question.parts(words=self.encode_texts, picture=self.encode_picture, product=self._stored)
 
     def _turn(self, question: Question) -> float:
         heads = self.searcher.heads
@@ -180,16 +191,6 @@ class OpenRelease:
         row = self._row(product_id)
         return [
             np.asarray(self.searcher.block(member)[row], np.float32)[None] for member in range(len(self.searcher.dims))
-        ]
-
-    def _encode_picture(self, image: bytes) -> list[Floats]:
-        try:
-            pixels = decode(image)
-        except ImageError as error:
-            raise QueryError(f"The picture cannot be read: {error.what}", remedy=error.remedy) from error
-        return [
-            encoder.encode_images(fit_square(pixels, member.pixel_side)[None])
-            for encoder, member in zip(self.encoders, self.manifest.members, strict=True)
         ]
 
     @staticmethod

@@ -8,7 +8,7 @@ replaces one that can: the old one goes on serving, and the problem shows in `Fo
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from enclip.errors import EnclipError
-from enclip.records import Filters, Product, Products, Ranking
+from enclip.records import Filters, Floats, Product, Products, Ranking
 from enclip.release import Manifest
 from enclip.retrieval.explain import Explanation
 from enclip.serving.overview import Overview, describe_catalog
@@ -61,6 +61,14 @@ class OpenRelease(Protocol):
 
     def similar(self, product_id: str, *, k: int, filters: Filters | None, withdrawn: frozenset[str]) -> Ranking:
         """The k products nearest to one of the release, itself left out. Raises QueryError."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
+        """Per member `embedding_QD` of the texts; by the student, where there is one."""
+        ...
+
+    def encode_picture(self, image: bytes) -> list[Floats]:
+        """Per member `embedding_1D` of a picture. Raises QueryError where it cannot be read."""
         ...
 
     def counts(self, filters: Filters | None, *, withdrawn: frozenset[str]) -> dict[str, dict[str, int]]:
