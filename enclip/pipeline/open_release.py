@@ -1,7 +1,8 @@
 """Open a release: index in memory, encoders of its members loaded, one search for words and pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from enclip.retrieval.spread import DUPLICATES, Spread
 
 STUDENT = "student"
 MAX_RESULTS = 1000
+FEW = 2  # texts of one search: its words, and those to turn from
+REMEMBERED = 4096  # texts, of some kilobytes each
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,11 @@ class OpenRelease:
         return self.searcher.counts(filters, self.searcher.mask_without(withdrawn) if withdrawn else None)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
-        """Per member `embedding_QD` of the texts, in one pass where there is a student."""
-        if self.student is not None:
-            return self.student.encode_texts(texts)
-        return [encoder.encode_texts(texts) for encoder in self.encoders]
+        """Per member `embedding_QD` of the texts, in one pass where there is a student; single ones are remembered."""
+        if len(texts) > FEW:  # many at once are an evaluation's, which would push out what people ask for
+            return self._encoding(texts)
+        found = [self._remembered(text) for text in texts]
+        return [np.concatenate(of_member) for of_member in zip(*found, strict=True)]
 
     def encode_picture(self, image: bytes) -> list[Floats]:
         """Per member `embedding_1D` of a picture. Raises QueryError where it cannot be read."""
@@ -178,6 +182,16 @@ class OpenRelease:
             encoder.encode_images(fit_square(pixels, member.pixel_side)[None])
             for encoder, member in zip(self.encoders, self.manifest.members, strict=True)
         ]
+
+    @cached_property
+    def _encoding(self) -> Callable[[Sequence[str]], list[Floats]]:
+        # Of the encoders and not of this release: a function that held it would keep it in memory after a swap.
+        return self.student.encode_texts if self.student is not None else partial(_by_each, self.encoders)
+
+    @cached_property
+    def _remembered(self) -> Callable[[str], list[Floats]]:
+        encode = self._encoding
+        return lru_cache(maxsize=REMEMBERED)(lambda text: encode([text]))
 
     def _parts(self, question: Question) -> dict[str, list[Floats]]:
         return question.parts(words=self.encode_texts, picture=self.encode_picture, product=self._stored)
@@ -199,6 +213,10 @@ class OpenRelease:
             raise QueryError(f"k is {k}; it must lie between 1 and {MAX_RESULTS}.")
         if not 0 <= offset <= MAX_RESULTS - k:
             raise QueryError(f"offset is {offset}; with k {k} it must lie between 0 and {MAX_RESULTS - k}.")
+
+
+def _by_each(encoders: Sequence[Encoder], texts: Sequence[str]) -> list[Floats]:
+    return [encoder.encode_texts(texts) for encoder in encoders]
 
 
 def open_release(platform: Platform, release: str | int, *, encoders: bool = True) -> OpenRelease:
