@@ -61,7 +61,7 @@ class Candidate(_Frozen):
     versions: tuple[int, ...]
     weights: tuple[float, ...]
     map_at_10: float
-    text_ms: float | None = Field(None, description="For encoding a query in words, where it was chosen.")
+    text_ms: float | None = Field(None, description="For encoding a query in words; timed where it is bounded.")
     memory_mb: float | None = Field(None, description="Of embeddings and index.")
     within_budget: bool = True
 

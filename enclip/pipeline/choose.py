@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import TrainingError
+from enclip.models.clip import ClipModel
 from enclip.pipeline.budget import Budget, Price
 from enclip.pipeline.members import load_member, member_of
 from enclip.pipeline.platform import Platform
@@ -36,13 +37,14 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         image_MQN: list[Floats] = []
         name_MQN: list[Floats] = []
         prices: list[Price] = []
+        timed = _Timed(plan.recipe.release, folder.find("choose", ChoiceStep))
         select = Validator(products, split=Split.SELECT)
         for member in pool:
             model = load_member(platform.registry, member.source)
             pixels = pixel_map(
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot
             )
-            prices.append(Price.of(model))
+            prices.append(timed.price(member, model))
             image_MQN.append(select.scores(model, pixels))
             if with_names:
                 name_MQN.append(select.name_scores(model, image_MQN[-1]))
@@ -52,7 +54,7 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         rows = training_rows(products, plan.recipe.train)
         for soup, model, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
             pool.append(soup)
-            prices.append(Price.of(model))
+            prices.append(timed.price(soup, model))
             image_MQN.append(scores)
             if with_names:
                 name_MQN.append(select.name_scores(model, scores))
@@ -61,8 +63,30 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         base = next((epoch for epoch in trained.epochs if epoch.epoch == 0), None)
         if base is not None:
             step = step.model_copy(update={"base": member_of(base, trained.pixel_side)})
+        step = step.model_copy(update={"text_ms": timed.text_ms})
         folder.write("choose", step)
     return step
+
+
+class _Timed:
+    """What members take for words: timed where the recipe bounds it, and once.
+
+    A second try finds the times of the first: with others it might choose others, and what is made of a run must not
+    depend on how often it was tried.
+    """
+
+    def __init__(self, recipe: ReleaseRecipe, before: ChoiceStep | None) -> None:
+        self._wanted = bool(recipe.max_text_ms)
+        self._known = before.text_ms if before else {}
+        self.text_ms: dict[str, float] = {}
+
+    def price(self, member: Member, model: ClipModel) -> Price:
+        """One member's."""
+        if not self._wanted:
+            return Price.of(model, text_ms=0.0)
+        price = Price.of(model, text_ms=self._known.get(member.weights_sha256))
+        self.text_ms[member.weights_sha256] = price.text_ms
+        return price
 
 
 def _pool(platform: Platform, plan: Plan, trained: TrainStep) -> list[Member]:
@@ -172,7 +196,7 @@ class _Chooser:
             versions=tuple(self._pool[row].version for row in rows),
             weights=tuple(float(weight) for weight in weights[weights > 0]),
             map_at_10=quality,
-            text_ms=cost.text_ms,
+            text_ms=cost.text_ms if self._recipe.max_text_ms else None,
             memory_mb=cost.memory_mb,
             within_budget=self._affordable(weights),
         )

@@ -73,6 +73,7 @@ class ChoiceStep(Record):
     candidates: tuple[Candidate, ...]
     best_member: int
     chosen_because: str
+    text_ms: dict[str, float] = Field({}, description="By weights_sha256 what words take; empty without max_text_ms.")
     needs_student: bool = Field(False, description="Whether the members' own text towers are beyond the budget.")
     gallery: GallerySettings = GallerySettings()
     base: Member | None = Field(None, description="Epoch 0, which a first release must beat.")
