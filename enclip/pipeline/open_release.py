@@ -14,7 +14,7 @@ from enclip.models.device import resolve_device
 from enclip.models.student import TextStudent
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
-from enclip.pipeline.question import TURN_FROM_KNOWN, TURN_FROM_OTHERS, Question
+from enclip.pipeline.question import MAX_TEXT, TURN_FROM_KNOWN, TURN_FROM_OTHERS, Question
 from enclip.recipes import Device
 from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
@@ -25,6 +25,7 @@ from enclip.retrieval.spread import DUPLICATES, Spread
 
 STUDENT = "student"
 MAX_RESULTS = 1000
+KINDS = ("article_type", "sub_category")  # fields that say what a product is
 FEW = 2  # texts of one search: its words, and those to turn from
 REMEMBERED = 4096  # texts, of some kilobytes each
 
@@ -83,7 +84,7 @@ class OpenRelease:
             QueryError: nothing is asked for, a picture that cannot be read, an unknown product, weights, k or offset
                 out of range.
         """
-        question = Question((text or "").strip(), image, like, (without or "").strip(), weights or {})
+        question = self._question(text, image, like, without, weights)
         self._check_page(k, offset)
         hidden = withdrawn | {like} if like else withdrawn
         allowed = self.searcher.mask_without(hidden, keep=not like) if hidden else None
@@ -130,7 +131,7 @@ class OpenRelease:
         Raises:
             QueryError: as `search`, or an unknown product.
         """
-        question = Question((text or "").strip(), image, like, (without or "").strip(), weights or {})
+        question = self._question(text, image, like, without, weights)
         parts = self._parts(question)
         found = explain(
             self.searcher,
@@ -192,6 +193,30 @@ class OpenRelease:
     def _remembered(self) -> Callable[[str], list[Floats]]:
         encode = self._encoding
         return lru_cache(maxsize=REMEMBERED)(lambda text: encode([text]))
+
+    def _question(
+        self,
+        text: str | None,
+        image: bytes | None,
+        like: str | None,
+        without: str | None,
+        weights: Mapping[str, float] | None,
+    ) -> Question:
+        words = (text or "").strip()
+        if like and words:
+            words = self._completed(words, self.product(like))
+        return Question(words, image, like, (without or "").strip(), weights or {})
+
+    def _completed(self, words: str, product: Product) -> str:
+        """What is wanted of products like one, with its kind where the words name none: “red” → “red Shirts”.
+
+        A colour alone is like everything of that colour (docs/reports/refining.md).
+        """
+        heads = self.searcher.heads
+        if heads is None or not product.article_type or any(heads.names(words, field) for field in KINDS):
+            return words
+        completed = f"{words} {product.article_type}"
+        return completed if len(completed) <= MAX_TEXT else words
 
     def _parts(self, question: Question) -> dict[str, list[Floats]]:
         return question.parts(words=self.encode_texts, picture=self.encode_picture, product=self._stored)

@@ -11,7 +11,7 @@ from enclip.retrieval import fusion
 
 MAX_TEXT = 1000
 PARTS = ("text", "image", "like")
-# How far a query turns from words: the whole way costs what was asked for. Measured in docs/reports/without.md.
+# How far a query turns from words: the whole way costs what was asked for. Measured in docs/reports/refining.md.
 TURN_FROM_KNOWN = 0.15  # where attribute heads push away besides
 TURN_FROM_OTHERS = 0.3
 
@@ -54,8 +54,12 @@ class Question:
 
     @property
     def word_share(self) -> float:
-        """How much of it its words are, 0 to 1: as much as names and attributes may weigh in its score."""
-        return self._given.get("text", 0.0) / sum(self._given.values())
+        """How much of it its words are beside a picture, 0 to 1: as much as names and attributes weigh in its score.
+
+        Beside a product all: “like this, but red” asks for red, whatever the product looks like.
+        """
+        words, picture = (self._given.get(part, 0.0) for part in ("text", "image"))
+        return words / (words + picture) if words else 0.0
 
     def parts(
         self,

@@ -99,6 +99,10 @@ class AttributeHeads:
         spoken = words(text)
         return [_named(spoken, phrases) for phrases in self._phrases]
 
+    def names(self, text: str, field: str) -> bool:
+        """Whether a text names a value of a field."""
+        return field in self.fields and bool(self.asked(text)[self.fields.index(field)])
+
     def query(self, texts: Sequence[str | None]) -> tuple[Floats, Floats]:
         """`direction_QD` that adds `w_v·x` to a score for the values that each text names, and `[Q, F]`, 1 where
         it names one of a field: of several the mean.

@@ -17,7 +17,7 @@ from enclip.retrieval.mix import Mix
 from enclip.retrieval.text import NameIndex, Texts, word_shares
 from enclip.retrieval.wording import Wording
 
-AVOIDANCE = np.float32(2.0)  # of the heads' log-doubt in a score: docs/reports/without.md
+AVOIDANCE = np.float32(2.0)  # of the heads' log-doubt in a score: docs/reports/refining.md
 
 
 @dataclass(frozen=True, slots=True)

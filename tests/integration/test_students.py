@@ -76,6 +76,20 @@ def test_words_are_encoded_by_the_student_alone(release: OpenRelease) -> None:
         assert float((ours * theirs).sum()) > 0.8
 
 
+def test_words_beside_a_product_are_completed_by_its_kind(release: OpenRelease) -> None:
+    assert release.searcher.heads is not None
+    product = next(product for product in release.products if product.base_colour == "Red")
+    kinds = release.searcher.heads.values[release.searcher.heads.fields.index("article_type")]
+    another = next(kind for kind in kinds if kind != product.article_type)
+    bare, whole = (
+        release.search(like=product.product_id, text=text, k=20) for text in ("blue", f"blue {product.article_type}")
+    )
+    assert bare == whole
+    named = release.search(like=product.product_id, text=f"blue {another}", k=20)
+    assert named != release.search(like=product.product_id, text=f"blue {another} {product.article_type}", k=20)
+    assert release.search(text="blue", k=20) != release.search(text=f"blue {product.article_type}", k=20)
+
+
 def test_the_evaluation_shows_what_the_student_costs(platform: Platform, release: OpenRelease) -> None:
     evaluation = RunFolder(platform.blobs, "taught").read("evaluation", EvaluationStep)
     assert len(evaluation.systems["without student"]) == len(evaluation.systems["challenger"])
