@@ -120,7 +120,7 @@ class Report:
         rows: list[list[Cell]] = []
         for name, values in figures.items():
             found = [str(gains[name][kind]) if name in gains else "" for kind in kinds]
-            rows.append([name, *(values[kind] for kind in kinds), *found])
+            rows.append([self._said(name), *(values[kind] for kind in kinds), *found])
         setting = self._about["setting"]
         missing = sorted(set(self._wanted) - set(self.folds))
         parts = [
@@ -163,6 +163,12 @@ class Report:
                     }
                 )
         return sorted(found, key=lambda row: -row[system])
+
+    def _said(self, system: str) -> str:
+        """A system's name, with the folds that know it where others do not: its mean is of other queries then."""
+        known = self.per_query.dropna(subset=[system])["fold"].unique()
+        some = len(known) < len(self.folds)
+        return f"{system} (fold {', '.join(str(int(fold)) for fold in sorted(known))} alone)" if some else system
 
     def _systems(self) -> list[str]:
         return [column for column in self.per_query.columns if column not in ABOUT]

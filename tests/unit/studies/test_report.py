@@ -64,6 +64,8 @@ def test_a_system_that_a_fold_lacks_is_compared_where_it_is(tmp_path: Path) -> N
     assert document["gains"]["late"]["specific"]["mean"] == pytest.approx(0.3)
     assert document["gains"]["late"]["specific"]["seeds"] == 1 and document["gain"]["seeds"] == 2
     assert report(tmp_path).per_query["late"].dtype == np.float64
+    text = (tmp_path / "study.md").read_text()
+    assert "| late (fold 1 alone) | " in text and "| ours | " in text
 
 
 def test_a_catalog_without_specific_queries_is_judged_by_its_types(tmp_path: Path) -> None:
