@@ -148,8 +148,10 @@ class SearchClient:
 
         Raises:
             ReleaseChanged: another release answers meanwhile, so that pages could overlap or leave products out.
+                A product that is withdrawn meanwhile can make a page leave one out, too.
         """
         page = SearchRequest(text=request) if isinstance(request, str) else request
+        page = page.model_copy(update={"k": page.k})  # sent even where it is our default: the pages step by it
         release: int | None = None
         while page.offset <= MAX_OFFSET:
             answer = self.search(page)
@@ -180,9 +182,9 @@ class SearchClient:
         body = {"inputs": [{"text": given} if isinstance(given, str) else {"image": given} for given in inputs]}
         return self._ask(EmbedAnswer, "POST", "v1/embed", body=body)
 
-    def catalog(self) -> CatalogAnswer:
-        """What the release holds, and filters to offer."""
-        return self._ask(CatalogAnswer, "GET", "v1/catalog")
+    def catalog(self, *, filters: SearchFilters | None = None) -> CatalogAnswer:
+        """What the release holds, and filters to offer, counted under filters of other fields."""
+        return self._ask(CatalogAnswer, "GET", "v1/catalog", params=filters.model_dump() if filters else {})
 
     def ready(self) -> Readiness:
         """Whether a release answers, and which. A service that is not ready is an answer, not an error."""

@@ -20,6 +20,7 @@ def search(
     k: Annotated[int, typer.Option("-k", "--k", help="Number of results.")] = 10,
     like: Annotated[str, typer.Option("--like", metavar="ID", help="A product to find others like.")] = "",
     without: Annotated[str, typer.Option("--without", help="Words to turn from.")] = "",
+    offset: Annotated[int, typer.Option(help="The best results to pass over.")] = 0,
     text_weight: Annotated[float, typer.Option(help="Share of the words among what is given.")] = 1.0,
     image_weight: Annotated[float, typer.Option(help="Share of the picture.")] = 1.0,
     like_weight: Annotated[float, typer.Option(help="Share of the product.")] = 1.0,
@@ -51,6 +52,7 @@ def search(
         weights={"text": text_weight, "image": image_weight, "like": like_weight},
         filters=Filters(tuple(category or ()), tuple(gender or ()), tuple(colour or ())),
         k=k,
+        offset=offset,
         withdrawn=opened.catalog.withdrawn_ids(),
         spread=spread,
     )
@@ -83,7 +85,7 @@ def search(
                 *(place, hit.product_id, product.name, product.category, product.base_colour, hit.score),
                 *([hit.folded or None] if spread else []),
             )
-            for place, hit in enumerate(ranking.hits, 1)
+            for place, hit in enumerate(ranking.hits, 1 + offset)
             for product in [by_id[hit.product_id]]
         ],
     )

@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from enclip.catalog.images import decode, fit_square
 from enclip.errors import ImageError, QueryError, ReleaseError
@@ -20,6 +21,7 @@ from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
 from enclip.release import Manifest, read_manifest
 from enclip.retrieval.explain import Explanation, explain
+from enclip.retrieval.filters import both
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
 
@@ -76,7 +78,8 @@ class OpenRelease:
             like: a product_id; the product itself is left out.
             without: words to turn from: what a picture shows of the attributes that they name counts against a product.
             weights: of "text", "image" and "like" where several are given; default: equal.
-            offset: the best to pass over. Pages of one release neither overlap nor leave anything out.
+            offset: the best to pass over. Pages of one release, with the same products withdrawn, neither overlap nor
+                leave anything out.
             withdrawn: products that must not appear, whatever the index holds.
             spread: fold near-duplicates under the best of them; a release that stores none folds none.
 
@@ -86,8 +89,7 @@ class OpenRelease:
         """
         question = self._question(text, image, like, without, weights)
         self._check_page(k, offset)
-        hidden = withdrawn | {like} if like else withdrawn
-        allowed = self.searcher.mask_without(hidden, keep=not like) if hidden else None
+        allowed = self._shown(withdrawn, like)
         blocks = question.mixed(self._parts(question), turn=self._turn(question))
         folding = self.near_duplicates if spread else None
 
@@ -126,7 +128,7 @@ class OpenRelease:
 
         Args:
             text, image, like, without, weights: as `search` has them.
-            withdrawn: products that members' ranks do not count.
+            withdrawn: products that members' ranks do not count, as they do not count the one to be like.
 
         Raises:
             QueryError: as `search`, or an unknown product.
@@ -140,7 +142,7 @@ class OpenRelease:
             text=question.text,
             text_share=question.word_share,
             without=question.without,
-            allowed=self.searcher.mask_without(withdrawn) if withdrawn else None,
+            allowed=self._shown(withdrawn, like),
         )
         own = self._stored(product_id)
         cosines = {
@@ -168,7 +170,7 @@ class OpenRelease:
 
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """Per member `embedding_QD` of the texts, in one pass where there is a student; single ones are remembered."""
-        if len(texts) > FEW:  # many at once are an evaluation's, which would push out what people ask for
+        if not 0 < len(texts) <= FEW:  # many at once are an evaluation's, which would push out what people ask for
             return self._encoding(texts)
         found = [self._remembered(text) for text in texts]
         return [np.concatenate(of_member) for of_member in zip(*found, strict=True)]
@@ -193,6 +195,13 @@ class OpenRelease:
     def _remembered(self) -> Callable[[str], list[Floats]]:
         encode = self._encoding
         return lru_cache(maxsize=REMEMBERED)(lambda text: encode([text]))
+
+    def _shown(self, withdrawn: frozenset[str], like: str | None) -> NDArray[np.bool_] | None:
+        """What a search may show. Raises QueryError for a withdrawn product to be like."""
+        if like in withdrawn:
+            raise QueryError(f"Product {like!r} is withdrawn.", remedy="Choose another one to be like.")
+        live = self.searcher.mask_without(withdrawn) if withdrawn else None
+        return both(live, self.searcher.mask_without(frozenset({like}), keep=False) if like else None)
 
     def _question(
         self,

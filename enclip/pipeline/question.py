@@ -54,12 +54,15 @@ class Question:
 
     @property
     def word_share(self) -> float:
-        """How much of it its words are beside a picture, 0 to 1: as much as names and attributes weigh in its score.
+        """How much names and attributes weigh in its score, 0 to 1: the words' share beside a picture.
 
-        Beside a product all: “like this, but red” asks for red, whatever the product looks like.
+        Beside a product that weighs no more than they do, all: “like this, but red” asks for red, whatever the
+        product looks like.
         """
-        words, picture = (self._given.get(part, 0.0) for part in ("text", "image"))
-        return words / (words + picture) if words else 0.0
+        words, picture, product = (self._given.get(part, 0.0) for part in PARTS)
+        if not words:
+            return 0.0
+        return words / (words + picture) * (min(1.0, words / product) if product else 1.0)
 
     def parts(
         self,

@@ -15,7 +15,7 @@ from enclip.models.bases import load_base
 from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipModel
 from enclip.models.device import gpu_figures
-from enclip.models.distributed import joined
+from enclip.models.distributed import from_first, joined
 from enclip.pipeline.budget import Budget, Price
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import Plan, RunFolder, TrainStep
@@ -49,7 +49,9 @@ def train(
         products = load_snapshot(platform.blobs, plan.snapshot)
         model = _base(platform, plan, instance=0, device=device)
         if plan.recipe.release.max_text_ms or plan.recipe.release.max_memory_mb:
-            Budget(plan.recipe.release, num_products=len(products)).check(Price.of(model))
+            # One clock for all processes: with their own, some might go on and wait for the others for ever.
+            price = from_first(Price.of(model) if ranks.first else None)
+            Budget(plan.recipe.release, num_products=len(products)).check(price)
         side = recipe.pixel_side or stored_side(products, platform.blobs, model.side)
         pixels = pixel_map(products, platform.blobs, side=side, scratch=platform.scratch, digest=plan.snapshot)
         rows = training_rows(products, recipe)

@@ -24,7 +24,8 @@ class Projection:
     With `s` the square roots of the weights and `V` the principal components of `s·x`:
     `q·x ≈ query(q)·gallery(x) + q·mean`. The last term is the same for all products of a query, so the
     order needs only the first. Scaling by `s` spends the components where the score is made: a
-    member of weight 0 takes none. With one member the map is the identity, and the order is exact.
+    member of weight 0 takes none. With one member and nothing spared the map is the identity, and the order
+    is exact.
     """
 
     scale_D: Floats
@@ -48,15 +49,15 @@ class Projection:
     ) -> "Projection":
         """Principal components of the weighted concatenation.
 
-        The identity for one member, and for so few products that their components would know nothing
-        of the next one: no more than the widest member is wide.
+        The identity for one member with nothing spared, and for so few products that their components would
+        know nothing of the next one: no more than the widest member is wide.
 
         Args:
             embedding_ND: concatenation in any float type; above 100,000 rows a sample is used.
             dims: width of each member's block; they add up to D.
             weights: the members' weights, not negative.
-            spared: components left out for as many columns that the index gets besides: with them it is as wide
-                as the widest member, and costs what that one costs. A narrow member gives up half of its own at most.
+            spared: components left out for as many columns that the index gets besides: with them it is as wide as
+                the widest member, and costs what that one costs. A narrow member gives up half of its own at most.
         """
         num_rows, widest = len(embedding_ND), max(dims)
         width = max(widest - spared, widest // 2)

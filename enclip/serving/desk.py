@@ -20,7 +20,8 @@ MAX_WAIT_S = 5.0
 REFUSALS: dict[int | str, dict[str, Any]] = {
     429: described("Too many searches wait already; ask again after Retry-After seconds."),
     503: described(
-        "No release answers yet, or the search waited too long for its turn and was not started; "
+        "No release answers yet, or a search waited too long for its turn and was not started (those of a batch "
+        "before it are thrown away); "
         "ask again after Retry-After seconds."
     ),
 }
@@ -107,8 +108,8 @@ async def begin_in_time(
             alias="X-Request-Timeout-Ms",
             ge=1,
             le=600_000,
-            description="Milliseconds within which the search has to begin, all searches of a batch; "
-            "else 503. The service's own limit holds beside it.",
+            description="Milliseconds within which the search has to begin, from when the request has been read, all "
+            "searches of a batch; else 503. The service's own limit holds beside it.",
         ),
     ] = None,
 ) -> None:

@@ -16,7 +16,9 @@ class ExplainRequest(SearchRequest):
 
 
 class MemberOpinion(BaseModel):
-    """One member's share of the score, its own cosine, and the product's rank by it alone, among all products."""
+    """One member's share of the score, its own cosine, and the product's rank by it alone, among all that a search
+    without filters could show.
+    """
 
     version: int = Field(description="Of the member in `enclip-epoch`.")
     weight: float

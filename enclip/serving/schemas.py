@@ -118,7 +118,7 @@ class SearchRequest(_Request):
         ge=0,
         le=MAX_OFFSET,
         description="The best results to pass over. Pages neither overlap nor leave anything out as long as the "
-        "release that answers stays the same.",
+        "release that answers, and what is withdrawn, stay the same.",
     )
     spread: bool = Field(
         False, description="Fold near-duplicates under the best of them, so that the page shows more of the catalog."
@@ -221,11 +221,13 @@ class CatalogAnswer(BaseModel):
         )
 
     def narrowed(self, counts: Mapping[str, Mapping[str, int]]) -> Self:
-        """The same choices with other counts, 0 where none is named."""
+        """The same choices with other counts, 0 where none is named; spelled as one likes, as filters are."""
 
         def choices(before: Sequence[CatalogChoice], field: str) -> list[CatalogChoice]:
+            known = {value.strip().casefold(): count for value, count in counts[field].items()}
             return [
-                CatalogChoice(value=choice.value, num_products=counts[field].get(choice.value, 0)) for choice in before
+                CatalogChoice(value=choice.value, num_products=known.get(choice.value.strip().casefold(), 0))
+                for choice in before
             ]
 
         return self.model_copy(

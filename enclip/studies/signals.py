@@ -36,7 +36,7 @@ def query_signals(material: Material, searcher: Searcher, members: Sequence[Epoc
         "breadth": np.asarray(breadth, np.float64),
         "margin": (score_QK[:, 0] - score_QK[:, -1]).astype(np.float64),
         "agreement": np.array([_overlap([top_QK[query] for top_QK in alone]) for query in range(len(texts))]),
-        "concentration": np.array([np.unique(row_K, return_counts=True)[1].max() / TOP for row_K in cluster_QK]),
+        "concentration": np.array([np.unique(row_K, return_counts=True)[1].max() / len(row_K) for row_K in cluster_QK]),
     }
 
 
@@ -53,5 +53,5 @@ def _top(score_QN: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _overlap(tops: Sequence[NDArray[np.int64]]) -> float:
-    shared = [len(np.intersect1d(left, right)) / TOP for left, right in combinations(tops, 2)]
+    shared = [len(np.intersect1d(left, right)) / len(left) for left, right in combinations(tops, 2)]
     return float(np.mean(shared)) if shared else 1.0

@@ -293,6 +293,7 @@ def test_why_a_product_is_found(open_page, release, screenshots: Path) -> None:
     page.screenshot(path=screenshots / "why.png")
     page.keyboard.press("Escape")
     expect(page.locator("#why")).to_be_hidden()
+    expect(page.locator("h1")).to_have_text("navy blue shirt")  # Escape has closed it, and no more
 
 
 def test_filters_count_what_is_left_under_the_others(open_page) -> None:

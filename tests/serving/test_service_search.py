@@ -8,8 +8,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from enclip.errors import QueryError
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Filters
+from enclip.serving.schemas import CatalogAnswer, CatalogChoice
 from tests.serving.service_world import DrawnShop, Service
 
 
@@ -288,3 +290,28 @@ def test_pages_neither_overlap_nor_leave_anything_out(client: httpx.Client, spre
 @pytest.mark.parametrize("body", [{"offset": -1}, {"offset": 901}, {"like": ""}, {"without": "a" * 1001}])
 def test_what_is_out_of_range_is_refused(client: httpx.Client, body: dict) -> None:
     assert client.post("/v1/search", json={"text": "shirt", **body}).status_code == 422
+
+
+def test_counts_find_a_value_however_it_is_spelled() -> None:
+    answer = CatalogAnswer(
+        release=1,
+        num_products=2,
+        categories=[],
+        genders=[],
+        colours=[CatalogChoice(value=value, num_products=1) for value in ("Navy Blue", "navy blue ", "Red")],
+        examples=[],
+        window=[],
+    )
+    narrowed = answer.narrowed({"category": {}, "gender": {}, "colour": {"NAVY BLUE": 2}})
+    assert [choice.num_products for choice in narrowed.colours] == [2, 2, 0]
+
+
+def test_the_core_refuses_a_withdrawn_product_to_be_like(release: OpenRelease) -> None:
+    product_id = str(release.products.product_id[3])
+    with pytest.raises(QueryError, match="is withdrawn"):
+        release.search(like=product_id, withdrawn=frozenset({product_id}))
+    found = release.search(like=product_id, withdrawn=frozenset({str(release.products.product_id[4])}), k=80)
+    assert len(found.hits) == len(release.products) - 2
+    best = found.hits[0].product_id
+    explanation, _ = release.explain(best, like=product_id)
+    assert explanation.members[0].rank == 1, "the product itself does not count"

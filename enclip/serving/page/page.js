@@ -95,13 +95,13 @@ async function show({ push = false } = {}) {
   showControls();
   const dim = setTimeout(() => $("results").classList.add("waiting"), 150);
   try {
-    if (!catalog || catalogOf !== filterKey()) await loadCatalog();
+    if (!catalog || catalogOf !== filterKey()) await loadCatalog(mine.signal);
     if (asked.similar && !names.has(asked.similar)) await learnName(asked.similar);
     if (asked.q || asked.picture || asked.similar || filterWords()) showAnswer(await ask(mine.signal));
     else showWindow();
     $("notice").hidden = $("unlock").hidden = true;
   } catch (error) {
-    if (error.name !== "AbortError") showProblem(error);
+    if (error.name !== "AbortError" && running === mine) showProblem(error);
   } finally {
     clearTimeout(dim);
     if (running === mine) $("results").classList.remove("waiting");
@@ -130,9 +130,9 @@ function nameOf(productId) {
   return names.get(productId) || productId;
 }
 
-async function loadCatalog() {
+async function loadCatalog(signal) {
   const key = filterKey();
-  catalog = await fetchJson(`v1/catalog${key && `?${key}`}`);
+  catalog = await fetchJson(`v1/catalog${key && `?${key}`}`, { signal });
   catalogOf = key;
   fillSelect($("category"), catalog.categories, "any");
   fillSelect($("gender"), catalog.genders, "anyone");
@@ -376,6 +376,7 @@ addEventListener("drop", (event) => {
 });
 
 addEventListener("keydown", (event) => {
+  if ($("why").open) return; // its own Escape closes it, and nothing else
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input:not([type=file]), select");
   if (event.key === "/" && !typing) {

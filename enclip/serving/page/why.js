@@ -13,9 +13,12 @@ const PARTS = {
 };
 const ASKED = { text: "the words", image: "your picture", like: "the product", without: "the words to turn from" };
 
+let asking = 0; // what is shown belongs to the last product that was asked about
+
 /** Ask and show; `search` is the body of the search that found the product. */
 export async function explain(product, search, fetchJson) {
   const dialog = $("why");
+  const mine = ++asking;
   $("why-title").textContent = product.name || product.product_id;
   $("why-image").src = product.image.slice(1);
   $("why-body").replaceChildren(paragraph("…"));
@@ -26,9 +29,9 @@ export async function explain(product, search, fetchJson) {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ ...search, product_id: product.product_id }),
     });
-    $("why-body").replaceChildren(...described(found));
+    if (mine === asking) $("why-body").replaceChildren(...described(found));
   } catch (error) {
-    $("why-body").replaceChildren(paragraph(error.message));
+    if (mine === asking) $("why-body").replaceChildren(paragraph(error.message));
   }
 }
 

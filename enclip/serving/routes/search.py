@@ -87,7 +87,7 @@ async def answer(desk: Desk, served: Served, request: SearchRequest) -> SearchAn
 
 
 def found_by(served: Served, ranking: Ranking) -> list[SearchHit]:
-    """A ranking with the products' own words; what was withdrawn meanwhile is left out."""
+    """A ranking with the products' own words."""
     found = {product_id: served.product(product_id) for product_id in ranking.product_ids}
     return hits_of(ranking, {product_id: product for product_id, product in found.items() if product is not None})
 

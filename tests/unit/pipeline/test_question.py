@@ -33,7 +33,9 @@ def test_parts_are_mixed_by_their_weights() -> None:
     question = Question("red", b"picture", "shoe", weights={"text": 2, "image": 1, "like": 3})
     for found in blocks(question):
         np.testing.assert_allclose(found[0], unit(2 * RED + PICTURE + 3 * SHOE), atol=1e-6)
-    assert question.word_share == pytest.approx(2 / 3), "beside a picture; a product takes nothing from words"
+    assert question.word_share == pytest.approx(2 / 3 * 2 / 3)
+    assert Question("red", like="shoe").word_share == 1.0, "a product that weighs no more takes nothing from words"
+    assert Question("red", like="shoe", weights={"text": 1, "like": 4}).word_share == pytest.approx(0.25)
 
 
 def test_the_weight_of_what_is_not_given_changes_nothing() -> None:
