@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from enclip.errors import ConfigError
@@ -34,6 +34,30 @@ class Price:
         return cls(model.architecture.dim, statistics.median(taken))
 
 
+class Timed:
+    """Prices of members by their weights' digest: timed where the recipe bounds the time, and once.
+
+    A second try finds the times of the first: with others it might choose others, and what is made of a run must not
+    depend on how often it was tried.
+
+    Attributes:
+        text_ms: of those that were asked for; empty where nothing is bounded.
+    """
+
+    def __init__(self, recipe: ReleaseRecipe, known: Mapping[str, float]) -> None:
+        self._wanted = bool(recipe.max_text_ms)
+        self._known = known
+        self.text_ms: dict[str, float] = {}
+
+    def price(self, weights_sha256: str, model: ClipModel) -> Price:
+        """One member's."""
+        if not self._wanted:
+            return Price.of(model, text_ms=0.0)
+        price = Price.of(model, text_ms=self._known.get(weights_sha256))
+        self.text_ms[weights_sha256] = price.text_ms
+        return price
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a release of some members takes."""
@@ -56,7 +80,7 @@ class Budget:
         # Half-precision embeddings of pictures and names, and the indexed vector.
         per_product = 2 * sum(dims) * (1 if self._recipe.gallery == "image" else 2) + 4 * max(dims)
         return Cost(
-            text_ms=round(max(taken) if self.by_student(members) else sum(taken), 2),
+            text_ms=round(max(taken) if self._by_student(members) else sum(taken), 2),
             memory_mb=round(self._num_products * per_product / 1e6, 2),
         )
 
@@ -67,8 +91,7 @@ class Budget:
             not recipe.max_memory_mb or cost.memory_mb <= recipe.max_memory_mb
         )
 
-    def by_student(self, members: Sequence[Price]) -> bool:
-        """Whether one tower is to be taught for them."""
+    def _by_student(self, members: Sequence[Price]) -> bool:
         return len(members) > 1 and self._recipe.student_epochs > 0
 
     def needs_student(self, members: Sequence[Price]) -> bool:

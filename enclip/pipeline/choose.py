@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import TrainingError
-from enclip.models.clip import ClipModel
-from enclip.pipeline.budget import Budget, Price
+from enclip.pipeline.budget import Budget, Price, Timed
 from enclip.pipeline.members import load_member, member_of
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, RunFolder, TrainStep
@@ -37,14 +36,15 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         image_MQN: list[Floats] = []
         name_MQN: list[Floats] = []
         prices: list[Price] = []
-        timed = _Timed(plan.recipe.release, folder.find("choose", ChoiceStep))
+        before = folder.find("choose", ChoiceStep)
+        timed = Timed(plan.recipe.release, before.text_ms if before else {})
         select = Validator(products, split=Split.SELECT)
         for member in pool:
             model = load_member(platform.registry, member.source)
             pixels = pixel_map(
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot
             )
-            prices.append(timed.price(member, model))
+            prices.append(timed.price(member.weights_sha256, model))
             image_MQN.append(select.scores(model, pixels))
             if with_names:
                 name_MQN.append(select.name_scores(model, image_MQN[-1]))
@@ -54,7 +54,7 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         rows = training_rows(products, plan.recipe.train)
         for soup, model, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
             pool.append(soup)
-            prices.append(timed.price(soup, model))
+            prices.append(timed.price(soup.weights_sha256, model))
             image_MQN.append(scores)
             if with_names:
                 name_MQN.append(select.name_scores(model, scores))
@@ -66,27 +66,6 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         step = step.model_copy(update={"text_ms": timed.text_ms})
         folder.write("choose", step)
     return step
-
-
-class _Timed:
-    """What members take for words: timed where the recipe bounds it, and once.
-
-    A second try finds the times of the first: with others it might choose others, and what is made of a run must not
-    depend on how often it was tried.
-    """
-
-    def __init__(self, recipe: ReleaseRecipe, before: ChoiceStep | None) -> None:
-        self._wanted = bool(recipe.max_text_ms)
-        self._known = before.text_ms if before else {}
-        self.text_ms: dict[str, float] = {}
-
-    def price(self, member: Member, model: ClipModel) -> Price:
-        """One member's."""
-        if not self._wanted:
-            return Price.of(model, text_ms=0.0)
-        price = Price.of(model, text_ms=self._known.get(member.weights_sha256))
-        self.text_ms[member.weights_sha256] = price.text_ms
-        return price
 
 
 def _pool(platform: Platform, plan: Plan, trained: TrainStep) -> list[Member]:
@@ -158,7 +137,7 @@ class _Chooser:
         allowed = [
             name for name in affordable if sum(len(pool[row].checkpoints) for row in _used(weightings[name])) >= fewest
         ]
-        # Fewer checkpoints than wished for, or the dearest of what there is, are better than no release.
+        # Fewer checkpoints than wished for, or one epoch beyond the budget, are better than no release.
         name = max(allowed or affordable or ["best epoch"], key=lambda name: qualities[name])
         rows = sorted(_used(weightings[name]), key=lambda row: (-weightings[name][row], row))
         members = tuple(pool[row].model_copy(update={"weight": float(weightings[name][row])}) for row in rows)

@@ -1,7 +1,8 @@
 """Errors as problem JSON (RFC 9457): what was wrong, where in the request, and the request's id."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -99,6 +100,19 @@ def install_handlers(app: FastAPI) -> None:
             request_id=request_id_of(request),
             headers={"Retry-After": "2"},
         )
+
+
+@contextmanager
+def blaming(*place: str | int) -> Iterator[None]:
+    """What cannot be answered as asked is a 422 that names its place in the body, as that of a bad field does."""
+    try:
+        yield
+    except (QueryError, ImageError, HTTPException) as error:
+        if isinstance(error, HTTPException) and error.status_code != 404:
+            raise  # the service's own trouble, whichever it met
+        says = error.detail if isinstance(error, HTTPException) else str(error)
+        entry = {"type": "value_error", "loc": ("body", *place), "msg": says}
+        raise RequestValidationError([entry]) from error
 
 
 def _field(location: Sequence[int | str]) -> str:

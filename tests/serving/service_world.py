@@ -1,5 +1,6 @@
 """What the service's tests share: a drawn shop in memory, what a service follows, and a running service."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -76,6 +77,26 @@ class Service:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30)
 
+    def ask_while_it_swaps(self, ask: Callable[[httpx.Client], None], *, clients: int, every_s: float) -> None:
+        """For six seconds the alias moves from 1 to 2 and back while clients ask, each again and again."""
+        ended = threading.Event()
+
+        def go_on() -> None:
+            with self.client() as client:
+                while not ended.is_set():
+                    ask(client)
+
+        threads = [threading.Thread(target=go_on) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            self.world.alias = 3 - (self.world.alias or 1)
+            time.sleep(every_s)
+        ended.set()
+        for thread in threads:
+            thread.join()
+
     def wait_until(self, condition: Callable[[dict[str, Any]], bool], *, timeout_s: float = 20.0) -> dict[str, Any]:
         """Readiness, once the condition holds of it."""
         deadline = time.monotonic() + timeout_s
@@ -86,3 +107,11 @@ class Service:
                     return state
                 assert time.monotonic() < deadline, f"not reached in {timeout_s} s: {state}"
                 time.sleep(0.02)
+
+
+def check_refused(answer: httpx.Response, field: str, says: str) -> None:
+    """A 422 in problem JSON that names the field and says what is wrong with it."""
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert says in answer.json()["detail"]
+    assert field in {entry["field"] for entry in answer.json()["errors"]}, answer.text

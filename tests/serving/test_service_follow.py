@@ -201,35 +201,23 @@ def test_no_request_fails_or_mixes_releases_while_the_alias_moves(
     }
     world = World(alias=1, releases=halves)
     service = start_service(world, poll_s=0.01)
-    ended = threading.Event()
     failures: list[str] = []
     seen: dict[int, int] = {1: 0, 2: 0}
     lock = threading.Lock()
 
-    def ask() -> None:
-        with service.client() as client:
-            while not ended.is_set():
-                try:
-                    answer = client.post("/v1/search", json={"text": "navy blue shirt", "k": 10})
-                    body = answer.json()
-                    found = [hit["product_id"] for hit in body["results"]]
-                    if answer.status_code != 200 or found != expected[body["release"]]:
-                        failures.append(f"{answer.status_code} {body}")
-                    with lock:
-                        seen[body["release"]] += 1
-                except (httpx.HTTPError, KeyError, ValueError) as error:
-                    failures.append(repr(error))
+    def ask(client: httpx.Client) -> None:
+        try:
+            answer = client.post("/v1/search", json={"text": "navy blue shirt", "k": 10})
+            body = answer.json()
+            found = [hit["product_id"] for hit in body["results"]]
+            if answer.status_code != 200 or found != expected[body["release"]]:
+                failures.append(f"{answer.status_code} {body}")
+            with lock:
+                seen[body["release"]] += 1
+        except (httpx.HTTPError, KeyError, ValueError) as error:
+            failures.append(repr(error))
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    until = time.monotonic() + 6
-    while time.monotonic() < until:
-        world.alias = 3 - world.alias
-        time.sleep(0.1)
-    ended.set()
-    for thread in threads:
-        thread.join()
+    service.ask_while_it_swaps(ask, clients=6, every_s=0.1)
     assert not failures, failures[:3]
     assert min(seen.values()) >= 20, seen
     assert service.follower.state.num_swaps >= 10

@@ -304,20 +304,15 @@ $("form").addEventListener("submit", (event) => {
   start({ q, picture: asked.picture, similar: asked.similar });
   if (matchMedia("(hover: none)").matches) $("text").blur(); // put the phone's keyboard away
 });
-$("text").addEventListener("input", () => {
-  clearTimeout(pause);
-  pause = setTimeout(() => {
-    Object.assign(asked, { q: $("text").value.trim(), k: PAGE_SIZES[0] });
-    show();
-  }, TYPING_PAUSE_MS);
-});
-$("without").addEventListener("input", () => {
-  clearTimeout(pause);
-  pause = setTimeout(() => {
-    Object.assign(asked, { without: $("without").value.trim(), k: PAGE_SIZES[0] });
-    show();
-  }, TYPING_PAUSE_MS);
-});
+for (const [id, name] of [["text", "q"], ["without", "without"]]) {
+  $(id).addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(() => {
+      Object.assign(asked, { [name]: $(id).value.trim(), k: PAGE_SIZES[0] });
+      show();
+    }, TYPING_PAUSE_MS);
+  });
+}
 $("spread").addEventListener("change", () => {
   Object.assign(asked, { spread: $("spread").checked ? "1" : "", k: PAGE_SIZES[0] });
   show({ push: true });

@@ -9,7 +9,7 @@ from enclip.retrieval import fusion
 from enclip.serving.bulk_schemas import EmbedAnswer, EmbedInput, EmbedRequest
 from enclip.serving.desk import Desk
 from enclip.serving.follow import OpenRelease
-from enclip.serving.routes.batch import blaming
+from enclip.serving.problems import blaming
 from enclip.serving.routes.search import ms_since
 
 
