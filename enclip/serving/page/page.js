@@ -1,6 +1,7 @@
 import { paint } from "./colours.js";
-import { hasKey, keepKey, keyHeaders } from "./key.js";
+import { hasKey, keepKey } from "./key.js";
 import { readPicture } from "./picture.js";
+import { fetchJson } from "./service.js";
 import { explain } from "./why.js";
 
 const $ = (id) => document.getElementById(id);
@@ -32,22 +33,6 @@ function writeAddress({ push }) {
   const address = query ? `?${query}` : location.pathname;
   if (address === (location.search || location.pathname)) return;
   history[push ? "pushState" : "replaceState"](null, "", address);
-}
-
-async function fetchJson(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers: { ...options.headers, ...keyHeaders() } });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw Object.assign(new Error("The search service does not answer."), { passing: true });
-  }
-  const body = await response.json().catch(() => ({}));
-  if (response.ok) return body;
-  throw Object.assign(new Error(body.detail || `The service answered ${response.status}.`), {
-    passing: response.status === 503 || response.status === 429,
-    locked: response.status === 401,
-  });
 }
 
 function searchBody() {
