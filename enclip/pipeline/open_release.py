@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from enclip.models.student import TextStudent
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.question import MAX_TEXT, TURN_FROM_KNOWN, TURN_FROM_OTHERS, Question
+from enclip.pipeline.texts import KnownTexts
 from enclip.recipes import Device
 from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
@@ -29,10 +30,9 @@ STUDENT = "student"
 MAX_RESULTS = 1000
 KINDS = ("article_type", "sub_category")  # fields that say what a product is
 FEW = 2  # texts of one search: its words, and those to turn from
-REMEMBERED = 4096  # texts, of some kilobytes each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpenRelease:
     """An immutable release in memory; safe to search from several threads."""
 
@@ -172,8 +172,22 @@ class OpenRelease:
         """Per member `embedding_QD` of the texts, in one pass where there is a student; single ones are remembered."""
         if not 0 < len(texts) <= FEW:  # many at once are an evaluation's, which would push out what people ask for
             return self._encoding(texts)
-        found = [self._remembered(text) for text in texts]
-        return [np.concatenate(of_member) for of_member in zip(*found, strict=True)]
+        return self._known_texts.embeddings(texts)
+
+    def unknown_texts(
+        self, *, text: str | None = None, like: str | None = None, without: str | None = None
+    ) -> list[str]:
+        """What a search for these would have to encode: none of it where all was asked for lately.
+
+        Raises:
+            QueryError: an unknown product.
+        """
+        words = self._words(text, like), (without or "").strip()
+        return self._known_texts.unknown(filter(None, words))
+
+    def learn_texts(self, texts: Sequence[str]) -> None:
+        """Encode the words of several searches in one pass, so that these find them known."""
+        self._known_texts.embeddings(texts)
 
     def encode_picture(self, image: bytes) -> list[Floats]:
         """Per member `embedding_1D` of a picture. Raises QueryError where it cannot be read."""
@@ -192,9 +206,8 @@ class OpenRelease:
         return self.student.encode_texts if self.student is not None else partial(_by_each, self.encoders)
 
     @cached_property
-    def _remembered(self) -> Callable[[str], list[Floats]]:
-        encode = self._encoding
-        return lru_cache(maxsize=REMEMBERED)(lambda text: encode([text]))
+    def _known_texts(self) -> KnownTexts:
+        return KnownTexts(self._encoding)
 
     def _shown(self, withdrawn: frozenset[str], like: str | None) -> NDArray[np.bool_] | None:
         """What a search may show. Raises QueryError for a withdrawn product to be like."""
@@ -211,10 +224,11 @@ class OpenRelease:
         without: str | None,
         weights: Mapping[str, float] | None,
     ) -> Question:
+        return Question(self._words(text, like), image, like, (without or "").strip(), weights or {})
+
+    def _words(self, text: str | None, like: str | None) -> str:
         words = (text or "").strip()
-        if like and words:
-            words = self._completed(words, self.product(like))
-        return Question(words, image, like, (without or "").strip(), weights or {})
+        return self._completed(words, self.product(like)) if like and words else words
 
     def _completed(self, words: str, product: Product) -> str:
         """What is wanted of products like one, with its kind where the words name none: “red” → “red Shirts”.

@@ -1,8 +1,8 @@
-"""What every route asks for: the release that answers now, and a thread to search in."""
+"""What every route asks for: the release that answers now, its words encoded, and a thread to search in."""
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar
 
@@ -12,6 +12,7 @@ from fastapi import Header, HTTPException
 
 from enclip.serving.follow import Follower, Served
 from enclip.serving.metrics import ServiceMetrics
+from enclip.serving.passes import TextPasses
 from enclip.serving.problems import described
 
 MAX_WAITING = 256
@@ -56,6 +57,7 @@ class Desk:
         num_searchers = num_searchers or len(os.sched_getaffinity(0))
         self._turns = anyio.Semaphore(num_searchers)
         self._threads = anyio.CapacityLimiter(num_searchers)  # one for each turn, so that nobody waits for these
+        self._passes = TextPasses(metrics.observe_pass)
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         metrics.watch_waiting(self._num_waiting)
@@ -68,24 +70,32 @@ class Desk:
             raise self._refusal(503, "release", detail, retry_after_s=2)
         return served
 
-    async def search(self, work: Callable[[], Answer]) -> Answer:
+    async def search(
+        self, work: Callable[[], Answer], *, served: Served | None = None, texts: Iterable[str] = ()
+    ) -> Answer:
         """Run a search in a thread when its turn comes.
+
+        Args:
+            served, texts: words of the search that a release does not know yet; they are encoded on the way to its
+                turn, together with those of others.
 
         Raises HTTPException, and has started nothing, where too many wait (429) or its turn does not come
         in time (503): a search that is refused can be asked again, here or of another replica.
         """
-        await self._take_turn()
+        await self._take_turn(served, list(texts))
         try:
             return await to_thread.run_sync(work, limiter=self._threads)
         finally:
             self._turns.release()
 
-    async def _take_turn(self) -> None:
-        if not self._turns.value and self._num_waiting() >= self._max_waiting:
+    async def _take_turn(self, served: Served | None, texts: list[str]) -> None:
+        if self._num_waiting() >= self._max_waiting + self._turns.value:
             raise self._refusal(429, "queue", "Too many searches are waiting.")
         came = anyio.current_time()
         try:
             with anyio.fail_after(min(self._max_wait_s, _begin_by.get() - came)):
+                if served is not None and texts:
+                    await self._passes.learn(served.release, texts)
                 await self._turns.acquire()
         except TimeoutError:
             detail = "The search's turn did not come in time; it was not started."
@@ -94,7 +104,7 @@ class Desk:
             self._metrics.observe_wait(anyio.current_time() - came)
 
     def _num_waiting(self) -> int:
-        return self._turns.statistics().tasks_waiting
+        return self._turns.statistics().tasks_waiting + self._passes.num_waiting
 
     def _refusal(self, status: int, reason: str, detail: str, *, retry_after_s: int = 1) -> HTTPException:
         self._metrics.refuse(reason)

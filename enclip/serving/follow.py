@@ -63,6 +63,14 @@ class OpenRelease(Protocol):
         """The k products nearest to one of the release, itself left out. Raises QueryError."""
         ...
 
+    def unknown_texts(self, *, text: str | None, like: str | None, without: str | None) -> list[str]:
+        """What a search for these would have to encode. Raises QueryError."""
+        ...
+
+    def learn_texts(self, texts: Sequence[str]) -> None:
+        """Encode the words of several searches in one pass, so that these find them known."""
+        ...
+
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """Per member `embedding_QD` of the texts; by the student, where there is one."""
         ...

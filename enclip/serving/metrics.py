@@ -14,6 +14,7 @@ from enclip.serving.follow import Follower
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REASONS = ("key", "release", "queue", "deadline")
+_TEXTS = (1, 2, 4, 8, 16, 32, 64)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -49,8 +50,14 @@ class ServiceMetrics:
         )
         self._wait_seconds = Histogram(
             "enclip_queue_seconds",
-            "Time that searches waited for their turn, those refused while waiting included.",
+            "Time that searches waited for their words and their turn, those refused while waiting included.",
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._pass_texts = Histogram(
+            "enclip_text_pass_texts",
+            "Texts that went through the text towers together.",
+            buckets=_TEXTS,
             registry=self.registry,
         )
 
@@ -71,6 +78,10 @@ class ServiceMetrics:
     def observe_wait(self, seconds: float) -> None:
         """Count one search that has its turn, or has given up."""
         self._wait_seconds.observe(seconds)
+
+    def observe_pass(self, num_texts: int) -> None:
+        """Count one pass through the text towers."""
+        self._pass_texts.observe(num_texts)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -8,6 +8,7 @@ from enclip.retrieval.explain import Explanation
 from enclip.serving.desk import Desk
 from enclip.serving.explain_schemas import ExplainAnswer, ExplainRequest, MemberOpinion, ShownAttribute
 from enclip.serving.follow import Served
+from enclip.serving.routes.search import texts_of
 from enclip.serving.schemas import ProductCard
 
 
@@ -18,9 +19,9 @@ def explain_routes(desk: Desk) -> APIRouter:
     @router.post("/explain", summary="Why a product is found: its score, part by part and member by member")
     async def explain(request: ExplainRequest) -> ExplainAnswer:
         served = desk.served()
-        for product_id in (request.product_id, request.like):
-            if product_id is not None and served.product(product_id) is None:
-                raise HTTPException(404, f"Release {served.version} has no product {product_id!r}.")
+        product = served.product(request.product_id)
+        if product is None:
+            raise HTTPException(404, f"Release {served.version} has no product {request.product_id!r}.")
         found, cosines = await desk.search(
             lambda: served.release.explain(
                 request.product_id,
@@ -30,10 +31,10 @@ def explain_routes(desk: Desk) -> APIRouter:
                 without=request.without,
                 weights=request.given_weights() if request.weights else None,
                 withdrawn=served.withdrawn,
-            )
+            ),
+            served=served,
+            texts=texts_of(served, request),
         )
-        product = served.product(request.product_id)
-        assert product is not None, "it was there, and a release does not change"
         return _answer(served, ProductCard.of(product), found, cosines)
 
     return router

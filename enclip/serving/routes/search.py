@@ -1,6 +1,7 @@
 """Words, pictures and products → products."""
 
 import time
+from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query
@@ -31,7 +32,8 @@ def search_routes(desk: Desk) -> APIRouter:
 
     @router.post("/search", summary="Search by words, a picture, a product, or any of them together")
     async def search(request: SearchRequest) -> SearchAnswer:
-        return await answer(desk, desk.served(), request)
+        served = desk.served()
+        return await answer(desk, served, request, texts_of(served, request))
 
     @router.get("/similar/{product_id:path}", summary="Products like one of the catalog")
     async def similar(
@@ -64,10 +66,8 @@ def search_routes(desk: Desk) -> APIRouter:
     return router
 
 
-async def answer(desk: Desk, served: Served, request: SearchRequest) -> SearchAnswer:
-    """One search over one release."""
-    if request.like is not None and served.product(request.like) is None:
-        raise HTTPException(404, f"Release {served.version} has no product {request.like!r}.")
+async def answer(desk: Desk, served: Served, request: SearchRequest, texts: Iterable[str]) -> SearchAnswer:
+    """One search over one release; `texts` are encoded before it."""
     started = time.perf_counter()
     ranking = await desk.search(
         lambda: served.release.search(
@@ -81,9 +81,18 @@ async def answer(desk: Desk, served: Served, request: SearchRequest) -> SearchAn
             offset=request.offset,
             withdrawn=served.withdrawn,
             spread=request.spread,
-        )
+        ),
+        served=served,
+        texts=texts,
     )
     return SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
+
+
+def texts_of(served: Served, request: SearchRequest) -> list[str]:
+    """What a search would have to encode. 404 where it is to be like a product that the release does not sell."""
+    if request.like is not None and served.product(request.like) is None:
+        raise HTTPException(404, f"Release {served.version} has no product {request.like!r}.")
+    return served.release.unknown_texts(text=request.text, like=request.like, without=request.without)
 
 
 def found_by(served: Served, ranking: Ranking) -> list[SearchHit]:
