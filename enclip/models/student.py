@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -69,9 +70,13 @@ class TextStudent:
 
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """Per member `embedding_BD` of the texts: float32, unit norm."""
-        embedding_BD = torch.from_numpy(ClipEncoder(self.model).encode_texts(texts))
+        embedding_BD = torch.from_numpy(self._encoder.encode_texts(texts))
         with torch.inference_mode():
             return [block_BD.numpy() for block_BD in _blocks(embedding_BD @ self.head_DE.cpu(), self.dims)]
+
+    @cached_property
+    def _encoder(self) -> ClipEncoder:
+        return ClipEncoder(self.model)
 
     def save(self, folder: Path) -> None:
         """Write weights and card into a folder, the card last. Raises StoreError where the disk is full."""

@@ -52,9 +52,13 @@ class OpenRelease:
         """A product of its index. Raises QueryError for an unknown id."""
         return self.products.row(self._row(product_id))
 
+    def row(self, product_id: str) -> int | None:
+        """A product's row in `products`; None for an unknown id."""
+        return self.searcher.row(product_id)
+
     def _row(self, product_id: str) -> int:
-        row = int(np.searchsorted(self.products.product_id, product_id))
-        if row == len(self.products) or self.products.product_id[row] != product_id:
+        row = self.row(product_id)
+        if row is None:
             raise QueryError(f"Product {product_id!r} is not in release {self.version}.")
         return row
 
@@ -108,7 +112,7 @@ class OpenRelease:
         if folding:
             return folding.page(best(MAX_RESULTS), self.products, k=last).after(offset)
         if last <= first:
-            return best(first).after(offset, k=k)
+            return best(last).after(offset, k=k)
         # More candidates may bring in one that is better than some before it; what earlier pages held stays.
         before = best(first)
         return before.extended(best(MAX_RESULTS)).after(offset, k=k)

@@ -97,4 +97,6 @@ class Question:
         if "without" in parts:
             weights["without"] = -turn * sum(weights.values())
         chosen = [parts[name] for name in weights]
+        if len(chosen) == 1:
+            return chosen[0]
         return [fusion.mix_queries(of_member, list(weights.values())) for of_member in zip(*chosen, strict=True)]

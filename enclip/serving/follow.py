@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
-
 from enclip.errors import EnclipError
 from enclip.records import Filters, Floats, Product, Products, Ranking
 from enclip.release import Manifest
@@ -41,6 +39,10 @@ class OpenRelease(Protocol):
 
     @property
     def products(self) -> Products: ...
+
+    def row(self, product_id: str) -> int | None:
+        """A product's row in `products`; None where the release does not hold it."""
+        ...
 
     def search(
         self,
@@ -113,11 +115,8 @@ class Served:
 
     def product(self, product_id: str) -> Product | None:
         """A product that the release sells; None where it never held it or it is withdrawn since."""
-        products = self.release.products
-        row = int(np.searchsorted(products.product_id, product_id))
-        if row >= len(products) or products.product_id[row] != product_id or product_id in self.withdrawn:
-            return None
-        return products.row(row)
+        row = self.release.row(product_id)
+        return None if row is None or product_id in self.withdrawn else self.release.products.row(row)
 
     @cached_property
     def overview(self) -> Overview:
