@@ -1,9 +1,10 @@
 """Releases of drawn numbers, for programs that time searches: as many products and members as asked for.
 
-Products have classes: a member sees a product as its class's direction, what the product has of its own, and what
-only this member makes of it; a text as the class's direction beside a direction that all texts share, as towers
-leave a gap between pictures and words. Members are correlated and of low rank, as real ones are. A search's time does
-not depend on these numbers; which products it finds does.
+Products are of kinds, kinds have classes, and what a product has of its own varies in few directions, the kind's: as
+many as let an inverted file find what it finds in a real catalog (0.99 of the exact first ten in a twelfth of it). A
+member sees all that through a map of its own and adds noise; a text is its class's direction beside one that all texts
+share, as towers leave a gap between pictures and words. The time of an exact search does not depend on these numbers;
+which products are found does.
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
 DIM, RANK, SHARPNESS = 128, 48, 12.0  # of a `tiny` member, and of such a training
-PER_CLASS = 40  # products
-OWN, MADE, GAP = 2.0, 0.5, 1.0  # beside a class's direction of length 1
+PER_CLASS, PER_KIND = 40, 1_000  # products
+FREEDOM = 12  # directions in which a kind's products differ
+CLASS, OWN, MADE, GAP = 0.7, 0.8, 0.4, 1.0  # lengths beside a kind's of 1; MADE and GAP of a whole embedding's
 ASKED = 0.4  # of what is a product's own, in a picture that is asked with
 CAPTIONS, MOST_SCORED = 2_400, 2.4e9  # of a bank; captions × products above which there are fewer of them
 VALUES = {"gender": 5, "base_colour": 44, "article_type": 110, "usage": 7, "sub_category": 37}  # a real catalog's
@@ -53,12 +55,14 @@ class Drawn:
 
     def __init__(self, num_products: int, num_members: int, *, seed: int = 0) -> None:
         self._chance = np.random.default_rng(seed)
-        num_classes = max(1, num_products // PER_CLASS)
+        num_kinds, num_classes = max(1, num_products // PER_KIND), max(1, num_products // PER_CLASS)
         self.class_N = self._chance.integers(num_classes, size=num_products)
-        self._class_CR = _unit(self._normal(num_classes, RANK))
+        self._kind_C = np.arange(num_classes) % num_kinds
+        self._basis_KFR = self._normal(num_kinds, FREEDOM, RANK) / np.float32(np.sqrt(RANK))
+        self._class_CR = _unit(self._normal(num_kinds, RANK))[self._kind_C] + CLASS * self._varied(self._kind_C)
         self._maps = [_unit(self._normal(RANK, DIM)) for _ in range(num_members)]
         self._gaps = [_unit(self._normal(1, DIM)) for _ in range(num_members)]
-        own_NR = self._class_CR[self.class_N] + OWN * _unit(self._normal(num_products, RANK))
+        own_NR = self._class_CR[self.class_N] + OWN * self._varied(self._kind_C[self.class_N])
         self.block_NDs = [self._seen(own_NR, member) for member in range(num_members)]
         self.weights = [1 / num_members] * num_members
         rows = [Product(f"{row:07d}", "", "", gender="Men" if row % 2 else "Women") for row in range(num_products)]
@@ -67,7 +71,7 @@ class Drawn:
     def pictures(self, number: int) -> Queries:
         """Pictures that show their class better than most products do."""
         class_Q = self._chance.integers(len(self._class_CR), size=number)
-        own_QR = self._class_CR[class_Q] + ASKED * OWN * _unit(self._normal(number, RANK))
+        own_QR = self._class_CR[class_Q] + ASKED * OWN * self._varied(self._kind_C[class_Q])
         blocks = [self._seen(own_QR, member).astype(np.float32) for member in range(len(self._maps))]
         return Queries(blocks, class_Q)
 
@@ -103,6 +107,14 @@ class Drawn:
         width = sum(VALUES.values())
         members = [MemberHeads(self._normal(DIM, width), np.zeros(width, np.float32)) for _ in self._maps]
         return AttributeHeads.of(values, members, weights=self.weights, sharpness=SHARPNESS)
+
+    def _varied(self, kind_N: NDArray[np.int64]) -> Floats:
+        """`[N, RANK]` of about length 1: in the directions of each row's kind."""
+        free_NF = self._normal(len(kind_N), FREEDOM) / np.float32(np.sqrt(FREEDOM))
+        varied_NR = np.zeros((len(kind_N), RANK), np.float32)
+        for free in range(FREEDOM):
+            varied_NR += free_NF[:, free, None] * self._basis_KFR[kind_N, free]
+        return varied_NR
 
     def _seen(self, own_NR: Floats, member: int) -> NDArray[np.float16]:
         seen_ND = own_NR @ self._maps[member]

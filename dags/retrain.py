@@ -62,6 +62,8 @@ PARAMS = {
     "max_members": belief(ReleaseRecipe, "max_members", title="Members at most"),
     "max_text_ms": belief(ReleaseRecipe, "max_text_ms", title="ms for encoding words, at most"),
     "max_memory_mb": belief(ReleaseRecipe, "max_memory_mb", title="MB of memory, at most"),
+    "exact_up_to": belief(ReleaseRecipe, "exact_up_to", title="Products up to which search is exact"),
+    "max_search_ms": belief(ReleaseRecipe, "max_search_ms", title="ms for an exact search, at most"),
     "gallery": belief(ReleaseRecipe, "gallery", title="What is searched"),
     "strictness": Param(
         "normal",
@@ -98,6 +100,8 @@ def recipe_of(params: dict[str, Any]) -> RetrainRecipe:
             max_members=params["max_members"],
             max_text_ms=params["max_text_ms"],
             max_memory_mb=params["max_memory_mb"],
+            exact_up_to=params["exact_up_to"],
+            max_search_ms=params["max_search_ms"],
             gallery=params["gallery"],
         ),
         gate=GatePolicy.named(params["strictness"], require_approval=params["require_approval"]),

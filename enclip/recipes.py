@@ -74,6 +74,15 @@ class ReleaseRecipe(Recipe):
     max_memory_mb: float = Field(
         0.0, ge=0, description="Most memory of the index and the embeddings behind it, in MB; 0: any."
     )
+    exact_up_to: int = Field(
+        1_000_000, ge=0, description="Products up to which all are looked at in a search; beyond, part of them."
+    )
+    max_search_ms: float = Field(
+        0.0, ge=0, description="Most ms that looking at all products may take, on the machine that indexes; 0: any."
+    )
+    min_recall: float = Field(
+        0.99, gt=0, le=1, description="Least share of the exact first ten that looking at part of them must find."
+    )
     soup_epochs: int = Field(
         3, ge=0, le=32, description="Last epochs of an instance averaged into a soup, as one more candidate; 0: none."
     )

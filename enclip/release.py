@@ -110,6 +110,22 @@ class GallerySettings(_Frozen):
     chosen_because: str = ""
 
 
+class IndexSettings(_Frozen):
+    """How much of the catalog a search looks at, what that misses, and the budget that a refresh keeps to."""
+
+    kind: Literal["exact", "cells", "graph"] = "exact"
+    effort: int = Field(0, description="Cells looked into, or products in view; 0: all products are looked at.")
+    text_recall: float = Field(1.0, description="Share of the exact first ten that is found for words.")
+    image_recall: float = Field(1.0, description="The same for pictures.")
+    ms: float | None = Field(None, description="Of a search, without encoding; timed where something was to choose.")
+    exact_ms: float | None = Field(None, description="The same, looking at all products.")
+    exact_up_to: int = 1_000_000
+    max_search_ms: float = 0.0
+    min_recall: float = 0.99
+    max_memory_mb: float = 0.0
+    chosen_because: str = ""
+
+
 class FileEntry(_Frozen):
     sha256: str
     num_bytes: int
@@ -134,6 +150,7 @@ class Manifest(_Frozen):
     bank: BankSettings = Field(BankSettings(), description="Absent before there were banks.")
     attributes: AttributeSettings = Field(AttributeSettings(), description="Absent before there were heads.")
     student: StudentSettings = Field(StudentSettings(), description="Absent before there were students.")
+    index: IndexSettings = Field(IndexSettings(), description="Absent before there was anything to choose: exact.")
     rescored: int
     candidates: tuple[Candidate, ...] = ()
     chosen_because: str

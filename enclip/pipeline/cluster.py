@@ -2,6 +2,7 @@
 
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
+from enclip.pipeline.index import Words, with_index
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import STUDENT, open_release
 from enclip.pipeline.platform import Platform
@@ -65,6 +67,9 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             tuned, settings = _chosen(platform, plan, choice, products, blocks, names, taught)
             searcher, trained_on = tuned.searcher, plan.snapshot
             parts = {**_settings(tuned, choice.gallery), "student": settings}
+        searcher, parts["index"] = with_index(
+            searcher, plan.recipe.release, partial(_words, platform, choice, products), seed=plan.recipe.train.seed
+        )
         target = platform.scratch / "releases" / run_id
         with writing(target):
             shutil.rmtree(target, ignore_errors=True)
@@ -130,6 +135,13 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
             }
         ),
     }
+
+
+def _words(platform: Platform, choice: ChoiceStep, products: Products) -> Words:
+    """The queries of *select*, as the members see them."""
+    texts = Validator(products, split=Split.SELECT).texts
+    models = [load_member(platform.registry, member.source) for member in choice.members]
+    return Words(texts, [ClipEncoder(model).encode_texts(texts) for model in models])
 
 
 def _parts(manifest: Manifest) -> dict[str, Any]:

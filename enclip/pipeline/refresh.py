@@ -31,7 +31,12 @@ def prepare(platform: Platform, run_id: str, *, shards: int = 1, dag_id: str = "
         snapshot = take_snapshot(platform.catalog, platform.blobs)
         recipe = RetrainRecipe(
             train=TrainRecipe(base=manifest.base),
-            release=ReleaseRecipe(shards=shards, rescored=manifest.rescored, gallery=manifest.gallery.protocol),
+            release=ReleaseRecipe(
+                shards=shards,
+                rescored=manifest.rescored,
+                gallery=manifest.gallery.protocol,
+                **manifest.index.model_dump(include={"exact_up_to", "max_search_ms", "min_recall", "max_memory_mb"}),
+            ),
             gate=GatePolicy(),
         )
         origin = Origin(dag_id=dag_id, dag_run_id=dag_run_id, git_commit=git_commit(), lock_sha256=lock_sha256())

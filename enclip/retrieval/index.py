@@ -1,27 +1,61 @@
-"""Projected vectors → nearest rows: FAISS, flat, inner product. Exact, and fast enough to about a million."""
+"""Projected vectors → nearest rows: FAISS, inner product. Exact to about a million, then by parts of the catalog.
 
+Three indexes with one face. *exact* looks at every product. *cells* looks into the clusters of the release whose mean
+scores highest (an inverted file, its coarse cells the clusters). *graph* walks from neighbour to neighbour (HNSW,
+Malkov and Yashunin, arXiv 1603.09320). What the other two miss is measured where one of them is chosen.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
+from faiss.contrib.inspect_tools import get_invlist
 from numpy.typing import NDArray
 
 from enclip.errors import ReleaseError
 from enclip.records import Floats
+from enclip.retrieval.clusters import Clusters
+
+LINKS = 32  # of a product in the graph
+BUILD_EFFORT = 100  # products looked at for each that the graph takes in
+FEW_ALLOWED = 0.25  # of the products, below which the graph's detours cost more than looking at all that are allowed
 
 
-class FlatIndex:
-    """N vectors of width P in memory. Searching is safe from several threads at once."""
+@dataclass(frozen=True)
+class Allowed:
+    """Rows that may answer.
 
-    def __init__(self, index: "faiss.IndexFlatIP") -> None:
-        self._index = index
+    Attributes:
+        selector: FAISS's own; it points into `bits`, which have to live as long.
+        share: of all rows, above 0.
+    """
+
+    selector: "faiss.IDSelector"
+    bits: NDArray[np.uint8]
+    share: float
 
     @classmethod
-    def build(cls, vector_NP: Floats) -> "FlatIndex":
-        """An index over float32 vectors; row i answers as i."""
-        index = faiss.IndexFlatIP(vector_NP.shape[1])
-        index.add(np.ascontiguousarray(vector_NP, np.float32))
-        return cls(index)
+    def by(cls, allowed_N: NDArray[np.bool_]) -> "Allowed":
+        """The rows of a mask."""
+        bits = np.packbits(allowed_N, bitorder="little")
+        selector = faiss.IDSelectorBitmap(len(allowed_N), faiss.swig_ptr(bits))
+        return cls(selector, bits, max(1, int(np.count_nonzero(allowed_N))) / len(allowed_N))
+
+
+class Index(ABC):
+    """N vectors of width P in memory. Searching is safe from several threads at once.
+
+    Attributes:
+        kind: exact, cells or graph.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, index: Any) -> None:
+        self._index = index  # FAISS's; its stubs know few of the members
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -33,30 +67,30 @@ class FlatIndex:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the vectors."""
+        """Memory of the vectors, and of what finds them."""
         return len(self) * self.width * 4
+
+    @property
+    def effort(self) -> int:
+        """Cells looked into, or products kept in view: what recall and time grow with. 0: everything is looked at."""
+        return 0
 
     def search(
         self, query_QP: Floats, *, num_rows: int, allowed_N: NDArray[np.bool_] | None = None
     ) -> list[NDArray[np.int64]]:
         """Per query the rows with the highest inner product among the allowed ones, best first.
 
-        Fewer than `num_rows` come back where fewer are allowed; then all of those do.
+        Fewer than `num_rows` come back where fewer are allowed; then all of those do, of an exact index.
         """
-        parameters = None
-        if allowed_N is not None:
-            # The selector points into this array, so it has to outlive the call.
-            bits = np.packbits(allowed_N, bitorder="little")
-            selector = faiss.IDSelectorBitmap(len(allowed_N), faiss.swig_ptr(bits))
-            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]  # its stub lacks the keyword
-        _, row_QK = self._index.search(
-            np.ascontiguousarray(query_QP, np.float32), min(num_rows, len(self)), params=parameters
-        )
+        query_QP = np.ascontiguousarray(query_QP, np.float32)
+        num_rows = min(num_rows, len(self))
+        allowed = None if allowed_N is None else Allowed.by(allowed_N)
+        row_QK = self._nearest(query_QP, num_rows, allowed)
         return [rows[rows >= 0] for rows in row_QK]
 
+    @abstractmethod
     def vectors(self) -> Floats:
         """The vectors, `[N, P]` float32: a copy."""
-        return np.asarray(self._index.reconstruct_n(0, len(self)), np.float32)
 
     def save(self, path: Path) -> None:
         """Write FAISS's own format."""
@@ -64,16 +98,159 @@ class FlatIndex:
         with open(path, "wb") as file:
             faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
+    @abstractmethod
+    def _nearest(self, query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
+        """`[Q, num_rows]`, -1 where there are no more."""
+
+
+class FlatIndex(Index):
+    """Every vector is looked at."""
+
+    kind = "exact"
+
     @classmethod
-    def load(cls, path: Path) -> "FlatIndex":
-        """Read FAISS's own format. Raises ReleaseError where it is missing or of another kind."""
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise ReleaseError(f"Index {path} cannot be read: {str(error).splitlines()[0]}.") from error
-        if not isinstance(index, faiss.IndexFlatIP):
-            raise ReleaseError(f"Index {path} is a {type(index).__name__}; a flat inner product index was expected.")
+    def build(cls, vector_NP: Floats) -> "FlatIndex":
+        """An index over float32 vectors; row i answers as i."""
+        index = faiss.IndexFlatIP(vector_NP.shape[1])
+        index.add(np.ascontiguousarray(vector_NP, np.float32))
         return cls(index)
+
+    def vectors(self) -> Floats:
+        """The vectors, `[N, P]` float32: a copy."""
+        return np.asarray(self._index.reconstruct_n(0, len(self)), np.float32)
+
+    def _nearest(self, query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
+        return _exact(self._index, query_QP, num_rows, allowed)
+
+
+class CellIndex(Index):
+    """The clusters whose mean has the highest inner product with the query are looked into, `effort` of them.
+
+    Where few products are allowed, more cells are, so that as many allowed products are seen as without a filter.
+    """
+
+    kind = "cells"
+
+    def __init__(self, index: Any, effort: int) -> None:
+        super().__init__(index)
+        self._effort: int = min(effort, int(index.nlist))
+
+    @classmethod
+    def build(cls, vector_NP: Floats, clusters: Clusters, *, effort: int) -> "CellIndex":
+        """An index over float32 vectors and their clusters; row i answers as i."""
+        cell_N = clusters.assignment_N.astype(np.int64)
+        quantizer = faiss.IndexFlatIP(vector_NP.shape[1])
+        quantizer.add(_means(vector_NP, cell_N, clusters.count))
+        index = faiss.IndexIVFFlat(quantizer, vector_NP.shape[1], clusters.count, faiss.METRIC_INNER_PRODUCT)
+        quantizer.this.disown()  # type: ignore[attr-defined]
+        index.own_fields, index.is_trained = True, True
+        vector_NP, row_N = np.ascontiguousarray(vector_NP, np.float32), np.arange(len(vector_NP))
+        pointers = (faiss.swig_ptr(array) for array in (vector_NP, row_N, cell_N))
+        index.add_core(len(vector_NP), *pointers)
+        return cls(index, effort)
+
+    def with_effort(self, effort: int) -> "CellIndex":
+        """The same vectors, so many cells looked into."""
+        return CellIndex(self._index, effort)
+
+    @property
+    def effort(self) -> int:
+        """Cells looked into where nothing is filtered."""
+        return self._effort
+
+    @property
+    def num_bytes(self) -> int:
+        """Vectors, their rows, and the cells' means."""
+        return len(self) * (self.width * 4 + 8) + int(self._index.nlist) * self.width * 4
+
+    def vectors(self) -> Floats:
+        """The vectors, `[N, P]` float32: a copy."""
+        vector_NP = np.empty((len(self), self.width), np.float32)
+        for cell in range(self._index.nlist):
+            rows, codes = get_invlist(self._index.invlists, cell)  # type: ignore[no-untyped-call]
+            vector_NP[rows] = codes.view(np.float32).reshape(len(rows), self.width)
+        return vector_NP
+
+    def save(self, path: Path) -> None:
+        """Write FAISS's own format, effort included."""
+        self._index.nprobe = self._effort
+        super().save(path)
+
+    def _nearest(self, query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
+        cells = min(self._index.nlist, int(np.ceil(self._effort / (allowed.share if allowed else 1))))
+        parameters = faiss.SearchParametersIVF(sel=allowed and allowed.selector, nprobe=cells)  # type: ignore[call-arg]
+        return np.asarray(self._index.search(query_QP, num_rows, params=parameters)[1])
+
+
+class GraphIndex(Index):
+    """A graph of neighbours is walked toward the query, with `effort` products in view."""
+
+    kind = "graph"
+
+    def __init__(self, index: Any, effort: int) -> None:
+        super().__init__(index)
+        self._effort = effort
+
+    @classmethod
+    def build(cls, vector_NP: Floats, *, effort: int) -> "GraphIndex":
+        """An index over float32 vectors; row i answers as i. A million take minutes."""
+        index = faiss.IndexHNSWFlat(vector_NP.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = BUILD_EFFORT
+        index.add(np.ascontiguousarray(vector_NP, np.float32))
+        return cls(index, effort)
+
+    def with_effort(self, effort: int) -> "GraphIndex":
+        """The same vectors, so many products kept in view."""
+        return GraphIndex(self._index, effort)
+
+    @property
+    def effort(self) -> int:
+        """Products kept in view on the way."""
+        return self._effort
+
+    @property
+    def num_bytes(self) -> int:
+        """Vectors and links."""
+        return self.bytes_of(len(self), self.width)
+
+    @staticmethod
+    def bytes_of(num_rows: int, width: int) -> int:
+        """What a graph over so many vectors will take."""
+        return num_rows * (width * 4 + 2 * LINKS * 4)
+
+    def vectors(self) -> Floats:
+        """The vectors, `[N, P]` float32: a copy."""
+        return np.asarray(self._index.reconstruct_n(0, len(self)), np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write FAISS's own format, effort included."""
+        self._index.hnsw.efSearch = self._effort
+        super().save(path)
+
+    def _nearest(self, query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
+        if allowed is not None and allowed.share < FEW_ALLOWED:
+            return _exact(self._index.storage, query_QP, num_rows, allowed)
+        view = max(self._effort, num_rows)
+        parameters = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
+            sel=allowed and allowed.selector, efSearch=view
+        )
+        return np.asarray(self._index.search(query_QP, num_rows, params=parameters)[1])
+
+
+def load_index(path: Path) -> Index:
+    """Read FAISS's own format. Raises ReleaseError where it is missing, damaged or of another kind."""
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise ReleaseError(f"Index {path} cannot be read: {str(error).splitlines()[0]}.") from error
+    if index.metric_type == faiss.METRIC_INNER_PRODUCT:
+        if isinstance(index, faiss.IndexFlatIP):
+            return FlatIndex(index)
+        if isinstance(index, faiss.IndexIVFFlat):
+            return CellIndex(index, int(index.nprobe))
+        if isinstance(index, faiss.IndexHNSWFlat):
+            return GraphIndex(index, int(index.hnsw.efSearch))
+    raise ReleaseError(f"Index {path} is a {type(index).__name__}; one of inner products was expected.")
 
 
 def with_columns(vector_NP: Floats, value_NE: Floats) -> Floats:
@@ -81,3 +258,14 @@ def with_columns(vector_NP: Floats, value_NE: Floats) -> Floats:
     if not value_NE.shape[1]:
         return vector_NP
     return np.concatenate([vector_NP, np.asarray(value_NE, np.float32)], axis=1)
+
+
+def _exact(index: "faiss.IndexFlatIP", query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
+    parameters = faiss.SearchParameters(sel=allowed.selector) if allowed else None  # type: ignore[call-arg]
+    return np.asarray(index.search(query_QP, num_rows, params=parameters)[1])
+
+
+def _means(vector_NP: Floats, cell_N: NDArray[np.int64], count: int) -> Floats:
+    total_CP = np.zeros((count, vector_NP.shape[1]), np.float64)
+    np.add.at(total_CP, cell_N, vector_NP)
+    return (total_CP / np.maximum(1, np.bincount(cell_N, minlength=count))[:, None]).astype(np.float32)

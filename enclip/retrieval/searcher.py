@@ -18,7 +18,7 @@ from enclip.retrieval.clusters import Clusters
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.heads import AttributeHeads
-from enclip.retrieval.index import FlatIndex, with_columns
+from enclip.retrieval.index import FlatIndex, Index, load_index, with_columns
 from enclip.retrieval.mix import NOTHING, Mix
 from enclip.retrieval.projection import Projection
 from enclip.retrieval.scoring import Scorer
@@ -49,7 +49,7 @@ class Searcher(Scorer):
         dims: Sequence[int],
         weights: Sequence[float],
         projection: Projection,
-        index: FlatIndex,
+        index: Index,
         clusters: Clusters,
         mix: Mix,
         rescored: int,
@@ -296,7 +296,7 @@ class Searcher(Scorer):
             parts.products,
             parts.embedding_ND,
             projection=Projection.load(folder / PROJECTION),
-            index=FlatIndex.load(folder / INDEX),
+            index=load_index(folder / INDEX),
             clusters=Clusters.load(folder / CLUSTERS),
             cluster_mean_CD=parts.cluster_mean_CD,
             names=NameIndex.load(folder / NAMES, parts.products) if (folder / NAMES).exists() else None,

@@ -6,8 +6,13 @@ from enclip.catalog.drawn import draw_catalog
 from enclip.config import Settings
 from enclip.errors import ConfigError
 from enclip.pipeline.choose import choose
+from enclip.pipeline.cluster import build
+from enclip.pipeline.embed import embed, plan_embedding
 from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform, open_platform
+from enclip.pipeline.promote import promote_by_hand
+from enclip.pipeline.refresh import prepare
 from enclip.pipeline.runs import ChoiceStep, Plan, RunFolder
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
@@ -82,3 +87,24 @@ def test_a_base_that_cannot_be_paid_is_refused_before_it_is_trained(platform: Pl
     with pytest.raises(ConfigError, match="max_memory_mb"):
         train(platform, "dear", environment={})
     assert platform.registry.epochs("dear") == []
+
+
+def test_beyond_exact_up_to_a_release_and_its_refresh_look_into_cells(platform: Platform) -> None:
+    chosen(platform, exact_up_to=PRODUCTS - 1, min_recall=0.9)
+    first = released(platform, "run")
+    promote_by_hand(platform, first)
+    prepare(platform, "again")
+    for version in (first, released(platform, "again")):
+        opened = open_release(platform, version)
+        settings = opened.manifest.index
+        assert opened.searcher.index.kind == settings.kind == "cells", settings.chosen_because
+        assert opened.searcher.index.effort == settings.effort
+        assert min(settings.text_recall, settings.image_recall) >= 0.9
+        assert (settings.exact_up_to, settings.min_recall) == (PRODUCTS - 1, 0.9)
+        assert len(opened.search(text="red shirt", k=5).hits) == 5
+
+
+def released(platform: Platform, run_id: str) -> int:
+    for task in plan_embedding(platform, run_id):
+        embed(platform, run_id, member=task.member, shard=task.shard)
+    return build(platform, run_id).release
