@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from enclip.errors import StoreError
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Products
 from enclip.serving.follow import Follower
+from enclip.serving.releases import ListedRelease, Releases
 
 NUM_PRODUCTS = 80
 ReleaseMaker = Callable[..., OpenRelease]
@@ -41,6 +43,7 @@ class World:
     alias: int | None = None
     releases: dict[int, Any] = field(default_factory=dict)
     withdrawn: frozenset[str] = frozenset()
+    other_aliases: dict[str, int] = field(default_factory=dict)
     broken: dict[str, Exception] = field(default_factory=dict)
     num_loads: int = 0
 
@@ -59,6 +62,23 @@ class World:
 
     def follower(self, **options: Any) -> Follower:
         return Follower(current=self.read_alias, load=self.load, withdrawn=self.read_withdrawn, **options)
+
+    def read_releases(self) -> list[ListedRelease]:
+        self._fail("releases")
+        aliases = {**self.other_aliases, **({} if self.alias is None else {"champion": self.alias})}
+        return [
+            ListedRelease(
+                version=version,
+                aliases=tuple(sorted(name for name, named in aliases.items() if named == version)),
+                created_at=datetime(2026, 11, version, tzinfo=UTC),
+                kind="retrain",
+                map_at_10=version / 10,
+            )
+            for version in sorted(self.releases, reverse=True)
+        ]
+
+    def comparable(self, **options: Any) -> Releases:
+        return Releases(known=self.read_releases, load=self.load, **options)
 
     def _fail(self, part: str) -> None:
         if part in self.broken:
