@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,10 @@ def start_service(shop: DrawnShop, judgements_database: Engine) -> Iterator[Call
         bound = bind("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
+        deadline = time.monotonic() + 20
+        while not server.started:  # until then connections are refused
+            assert thread.is_alive() and time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.005)
 
         def stop() -> None:
             server.should_exit = True
