@@ -200,7 +200,7 @@ class SearchClient:
         return self._ask(CompareAnswer, "POST", "v1/compare", body={**_sent(request), "left": left, "right": right})
 
     def judge(self, judgement: JudgementRequest) -> JudgementAnswer:
-        """Say which of two releases answers a query better, or whether a product is a good result of it."""
+        """Say which of two releases answers a query better, or whether a product is a good result; or take it back."""
         return self._ask(JudgementAnswer, "POST", "v1/judgements", body=judgement.model_dump(exclude_unset=True))
 
     def judgements(self) -> JudgementsAnswer:

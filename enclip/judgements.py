@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, DateTime, Engine, Integer, String, Text, case, distinct, func, select
+from sqlalchemy import Boolean, DateTime, Engine, Integer, String, Text, case, delete, distinct, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -57,6 +57,32 @@ class JudgedResult:
     def is_good(self) -> bool:
         """Whether more judges found it good than bad; a draw is not good."""
         return self.num_good > self.num_bad
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """The better one of two releases; no winner: they are the same."""
+
+    older: int
+    newer: int
+    winner: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """Whether a product that a release found is a good result."""
+
+    product_id: str
+    release: int
+    is_good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """All that one judge said of one query."""
+
+    preferences: tuple[Preference, ...]
+    results: tuple[Opinion, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +138,35 @@ def judge(engine: Engine, query: JudgedQuery, product_id: str, *, is_good: bool,
     """Store whether a product, found by a release, is a good result of a query."""
     key = {"by": by, "query_key": query.key, "product_id": product_id}
     _put(engine, ResultRow, key, _said(query) | {"is_good": is_good, "release": release})
+
+
+def take_back_preference(engine: Engine, query: JudgedQuery, *, between: tuple[int, int], by: str = "") -> None:
+    """As if the judge had never compared the two; harmless where that is so."""
+    older, newer = sorted(between)
+    key = {"by": by, "query_key": query.key, "older_release": older, "newer_release": newer}
+    _drop(engine, PreferenceRow, key)
+
+
+def take_back_result(engine: Engine, query: JudgedQuery, product_id: str, *, by: str = "") -> None:
+    """As if the judge had never judged the product; harmless where that is so."""
+    _drop(engine, ResultRow, {"by": by, "query_key": query.key, "product_id": product_id})
+
+
+def said_of(engine: Engine, query: JudgedQuery, *, by: str = "") -> Said:
+    """What a judge said of a query's answers."""
+    with read_only(engine) as connection:
+        preferences, results = (
+            connection.execute(
+                select(table.__table__)
+                .where(table.query_key == query.key, table.by == by)
+                .order_by(*table.__mapper__.primary_key)
+            ).all()
+            for table in (PreferenceRow, ResultRow)
+        )
+    return Said(
+        preferences=tuple(Preference(row.older_release, row.newer_release, row.winner) for row in preferences),
+        results=tuple(Opinion(row.product_id, row.release, row.is_good) for row in results),
+    )
 
 
 def standings(engine: Engine) -> list[Standing]:
@@ -189,6 +244,12 @@ def _put(engine: Engine, table: type[Base], key: dict[str, Any], values: dict[st
         connection.execute(
             upsert(table).values(**key, **values).on_conflict_do_update(index_elements=list(key), set_=values)
         )
+
+
+def _drop(engine: Engine, table: type[Base], key: dict[str, Any]) -> None:
+    """The row of a key, if there is one."""
+    with engine.begin() as connection:
+        connection.execute(delete(table).filter_by(**key))
 
 
 def _utc(value: datetime) -> datetime:

@@ -11,7 +11,7 @@ from enclip.serving.schemas import MAX_PRODUCT_ID, MAX_TEXT, SearchHit, SearchRe
 MAX_JUDGE = 100
 
 Change = Literal["same", "up", "down", "entered", "left"]
-Verdict = Literal["better", "same", "worse", "good", "bad"]
+Verdict = Literal["better", "same", "worse", "good", "bad", "none"]
 
 
 def _as_name(value: Any) -> Any:
@@ -142,14 +142,15 @@ class JudgementRequest(BaseModel):
     release: ReleaseName | None = None
     product_id: str | None = Field(None, min_length=1, max_length=MAX_PRODUCT_ID, description="A product it found.")
     verdict: Verdict = Field(
-        description="better, same or worse: the left answer than the right one; good or bad: the product."
+        description="better, same or worse: the left answer than the right one; good or bad: the product; "
+        "none takes back what was said."
     )
     by: str = Field("", max_length=MAX_JUDGE, description="Who says so; a judge's last word on a matter counts.")
 
     @field_validator("text", "by")
     @classmethod
     def _printable(cls, text: str | None) -> str | None:
-        return None if text is None else " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return None if text is None else cleaned(text)
 
     @field_validator("like")
     @classmethod
@@ -162,12 +163,17 @@ class JudgementRequest(BaseModel):
     def _says_one_thing(self) -> Self:
         if bool(self.text) == bool(self.like):
             raise ValueError("give either text or like: what was searched for")
-        pair, result = (self.left, self.right), (self.release, self.product_id)
-        wanted, others = (result, pair) if self.verdict in ("good", "bad") else (pair, result)
-        if None in wanted or any(others):
-            names = "release and product_id" if wanted is result else "left and right"
+        result, pair = (self.release, self.product_id), (self.left, self.right)
+        wanted, other = (result, pair) if self.is_of_result else (pair, result)
+        if None in wanted or other != (None, None):
+            names = "release and product_id" if self.is_of_result else "left and right"
             raise ValueError(f"a verdict of {self.verdict} needs {names}, and nothing else to be judged")
         return self
+
+    @property
+    def is_of_result(self) -> bool:
+        """Whether a product is judged; else two answers are."""
+        return self.product_id is not None if self.verdict == "none" else self.verdict in ("good", "bad")
 
 
 class JudgementAnswer(BaseModel):
@@ -181,6 +187,12 @@ class JudgementAnswer(BaseModel):
     product_id: str | None = None
     verdict: Verdict
     by: str
+
+
+class SaidAnswer(BaseModel):
+    """What one judge said of one query; of pairs, `left` is the older release."""
+
+    judgements: list[JudgementAnswer]
 
 
 class StandingAnswer(BaseModel):
@@ -202,6 +214,11 @@ class JudgementsAnswer(BaseModel):
     num_like: int = Field(description="Judged results of products to be like; they make no qrels.")
     standings: list[StandingAnswer] = Field(description="Pairs of releases, the newest first.")
     says: str
+
+
+def cleaned(text: str) -> str:
+    """Without control characters and surplus space, as a query is known by."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _change(left: int | None, right: int | None) -> Change:

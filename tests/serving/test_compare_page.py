@@ -155,6 +155,34 @@ def test_what_is_judged_is_stored_and_shown(open_page, engine: Engine, screensho
         assert connection.execute(text('SELECT DISTINCT "by" FROM judged_results')).scalars().all() == ["ann"]
     page.reload()
     expect(page.locator("#by")).to_have_value("ann")
+    expect(page.get_by_role("button", name="Same", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#left-results [data-verdict=good]").first).to_have_attribute("aria-pressed", "true")
+    page.locator("#swap").click()
+    expect(page.locator("#left-title")).to_contain_text("Release 4")
+    expect(page.locator("#right-results [data-verdict=good]").first).to_have_attribute("aria-pressed", "true")
+    page.locator("#by").fill("bob")  # who has said nothing yet
+    page.locator("#by").blur()
+    expect(page.locator("#right-results [data-verdict=good]").first).to_have_attribute("aria-pressed", "false")
+
+
+def test_pressed_again_it_is_taken_back(open_page, engine: Engine) -> None:
+    page = open_page("/compare?q=bag")
+    left = page.get_by_role("button", name="Left better")
+    good = page.locator("#left-results [data-verdict=good]").first
+    for button in (left, good):
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+    page.locator("#swap").click()
+    expect(page.locator("#left-title")).to_contain_text("Release 4")
+    expect(page.get_by_role("button", name="Right better")).to_have_attribute("aria-pressed", "true")
+    page.locator("#swap").click()
+    expect(page.locator("#left-title")).to_contain_text("Release 3")
+    for button in (left, good):
+        expect(button).to_have_attribute("aria-pressed", "true")
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#judged")).to_have_text("Nothing has been judged yet.")
+    assert not standings(engine) and not judged_results(engine)
 
 
 def test_everything_by_keyboard(open_page, engine: Engine) -> None:

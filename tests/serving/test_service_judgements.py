@@ -86,6 +86,32 @@ def test_the_last_word_of_a_judge_counts(client: httpx.Client, engine: Engine, s
     assert (found.text, found.num_good, found.num_bad) == ("navy blue shirt", 1, 1)
 
 
+def test_what_was_said_is_told_to_who_said_it_and_can_be_taken_back(
+    client: httpx.Client, engine: Engine, shop: DrawnShop
+) -> None:
+    product_id = str(shop.products.product_id[0])
+    pair, result = {"left": 3, "right": 2}, {"release": 3, "product_id": product_id}
+    for said in ({**pair, "verdict": "better"}, {**result, "verdict": "good"}):
+        client.post("/v1/judgements", json={**WORDS, **said, "by": "ann"}).raise_for_status()
+
+    def said_by(name: str, text: str = "NAVY blue  shirt") -> list[dict]:
+        answer = client.get("/v1/judgements", params={"text": text, "by": name})
+        return [
+            {name: value for name, value in said.items() if name in {*pair, *result, "verdict"} and value is not None}
+            for said in answer.json()["judgements"]
+        ]
+
+    assert said_by("ann") == [{"left": 2, "right": 3, "verdict": "worse"}, {**result, "verdict": "good"}]
+    assert said_by("bob") == said_by("ann", "bag") == []
+    for back in (pair, result):
+        for _ in range(2):  # again is harmless
+            answer = client.post("/v1/judgements", json={**WORDS, **back, "verdict": "none", "by": "ann"})
+            assert answer.json()["verdict"] == "none"
+    assert said_by("ann") == []
+    assert not standings(engine) and not judged_results(engine)
+    assert client.get("/v1/judgements", params={"text": "x" * 1001}).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("body", "field", "says"),
     [
@@ -99,6 +125,12 @@ def test_the_last_word_of_a_judge_counts(client: httpx.Client, engine: Engine, s
         ({**WORDS, "left": 2, "right": 3, "release": 3, "verdict": "same"}, "body", "nothing else"),
         ({**WORDS, "left": 2, "right": 3, "verdict": "good"}, "body", "needs release and product_id"),
         ({**WORDS, "release": 3, "verdict": "bad"}, "body", "needs release and product_id"),
+        ({**WORDS, "verdict": "none"}, "body", "needs left and right"),
+        (
+            {**WORDS, "left": 2, "right": 3, "product_id": "1", "verdict": "none"},
+            "body",
+            "needs release and product_id",
+        ),
         ({"text": "x" * 1001, "left": 2, "right": 3, "verdict": "same"}, "text", "1000"),
         ({"like": "x" * 201, "left": 2, "right": 3, "verdict": "same"}, "like", "200"),
         ({"like": "a\x00b", "left": 2, "right": 3, "verdict": "same"}, "like", "not the id of a product"),

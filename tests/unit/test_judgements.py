@@ -7,7 +7,22 @@ import pytest
 from sqlalchemy import Engine
 
 from enclip.database import open_database
-from enclip.judgements import Counts, JudgedQuery, Standing, count_results, judge, judged_results, prefer, standings
+from enclip.judgements import (
+    Counts,
+    JudgedQuery,
+    Opinion,
+    Preference,
+    Said,
+    Standing,
+    count_results,
+    judge,
+    judged_results,
+    prefer,
+    said_of,
+    standings,
+    take_back_preference,
+    take_back_result,
+)
 
 SHIRT = JudgedQuery(text="navy blue shirt")
 
@@ -79,3 +94,18 @@ def test_words_of_any_length_and_script_are_kept(engine: Engine) -> None:
     words = "ß衬衫👕 " * 199 + "%_'\""
     judge(engine, JudgedQuery(text=words), "a b", is_good=True, release=1)
     assert judged_results(engine)[0].text == words
+
+
+def test_what_one_judge_said_of_a_query_can_be_read_and_taken_back(engine: Engine) -> None:
+    prefer(engine, SHIRT, between=(4, 3), winner=4, by="ann")
+    prefer(engine, SHIRT, between=(4, 2), winner=None, by="ann")
+    judge(engine, SHIRT, "15", is_good=False, release=4, by="ann")
+    judge(engine, SHIRT, "16", is_good=True, release=4, by="bob")
+    assert said_of(engine, SHIRT, by="ann") == Said(
+        preferences=(Preference(2, 4, None), Preference(3, 4, 4)), results=(Opinion("15", 4, False),)
+    )
+    take_back_preference(engine, SHIRT, between=(3, 4), by="ann")
+    take_back_result(engine, SHIRT, "15", by="ann")
+    take_back_result(engine, SHIRT, "16", by="ann")  # it was bob who said it
+    assert said_of(engine, SHIRT, by="ann") == Said(preferences=(Preference(2, 4, None),), results=())
+    assert said_of(engine, SHIRT, by="bob").results == (Opinion("16", 4, True),)

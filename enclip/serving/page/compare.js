@@ -12,7 +12,7 @@ const JUDGE = "enclip-judge";
 // What is asked for lives in the address, releases by their versions, so that a link shows everybody the same.
 const IN_ADDRESS = ["q", "similar", "left", "right"];
 const asked = Object.fromEntries(IN_ADDRESS.map((name) => [name, ""]));
-const opinions = new Map(); // what was judged on this page → verdict
+const opinions = new Map(); // what this judge said of what is shown → verdict
 let releases = [];
 let answer = null;
 let running = null;
@@ -149,7 +149,7 @@ function showAnswer(found) {
     $(`${side}-results`).replaceChildren(...results.map((hit) => cardOf(hit, side)));
   }
   $("verdict").hidden = left.release === right.release;
-  showOpinions();
+  loadOpinions().catch(showProblem);
   showStanding().catch(showProblem);
 }
 
@@ -200,23 +200,39 @@ function markTwins(productId) {
   }
 }
 
-const pairKey = () => JSON.stringify([query(), asked.left, asked.right]);
-const resultKey = (productId) => JSON.stringify([query(), productId]);
+const PAIR = ""; // among what is judged; the others are product ids
+const judge = () => $("by").value.trim();
 
-async function judgePair(verdict) {
-  const key = pairKey();
-  await keep(key, { ...query(), left: answer.left.release, right: answer.right.release, verdict });
+function judgePair(verdict) {
+  return keep(PAIR, verdict, { left: answer.left.release, right: answer.right.release });
 }
 
-async function judgeResult(productId, side, verdict) {
-  await keep(resultKey(productId), { ...query(), release: answer[side].release, product_id: productId, verdict });
+function judgeResult(productId, side, verdict) {
+  return keep(productId, verdict, { release: answer[side].release, product_id: productId });
 }
 
-/** Have the service store a judgement; it is shown as said only once it is. */
-async function keep(key, judgement) {
+/** What this judge said of this query before. */
+async function loadOpinions() {
+  const shown = answer;
+  const { judgements } = await fetchJson(`v1/judgements?${new URLSearchParams({ ...query(), by: judge() })}`);
+  if (answer !== shown) return;
+  const [left, right] = [answer.left.release, answer.right.release];
+  const swapped = { better: "worse", worse: "better", same: "same" };
+  opinions.clear();
+  for (const said of judgements) {
+    if (said.product_id) opinions.set(said.product_id, said.verdict);
+    else if (said.left === left && said.right === right) opinions.set(PAIR, said.verdict);
+    else if (said.left === right && said.right === left) opinions.set(PAIR, swapped[said.verdict]);
+  }
+  showOpinions();
+}
+
+/** Have the service store a judgement, or take it back where it is said again; shown only once that is done. */
+async function keep(what, pressed, judged) {
+  const verdict = opinions.get(what) === pressed ? "none" : pressed;
   try {
-    await postJson("v1/judgements", { ...judgement, by: $("by").value.trim() });
-    opinions.set(key, judgement.verdict);
+    await postJson("v1/judgements", { ...query(), ...judged, verdict, by: judge() });
+    opinions.set(what, verdict);
     showOpinions();
     await showStanding();
     $("notice").hidden = true;
@@ -227,9 +243,9 @@ async function keep(key, judgement) {
 
 function showOpinions() {
   const press = (button, verdict) => button.setAttribute("aria-pressed", String(button.dataset.verdict === verdict));
-  for (const button of $("verdict").querySelectorAll("button")) press(button, opinions.get(pairKey()));
+  for (const button of $("verdict").querySelectorAll("button")) press(button, opinions.get(PAIR));
   for (const card of document.querySelectorAll(".card")) {
-    const verdict = opinions.get(resultKey(card.querySelector(".face").dataset.product));
+    const verdict = opinions.get(card.querySelector(".face").dataset.product);
     for (const button of card.querySelectorAll(".opinion button")) press(button, verdict);
   }
 }
@@ -297,6 +313,7 @@ $("by").addEventListener("change", () => {
   } catch {
     // As above.
   }
+  if (answer) loadOpinions().catch(showProblem); // another judge said other things
 });
 
 addEventListener("keydown", (event) => {
