@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from anyio import Lock, to_thread
+from anyio import Lock, fail_after, to_thread
 from fastapi import HTTPException
 
 from enclip.errors import EnclipError
@@ -72,7 +72,7 @@ class Releases:
         known: every release that exists, newest first; may raise EnclipError, runs in a thread.
         load: opens a version; slow, runs in a thread.
         num_remembered: releases kept in memory beside the served one.
-        wait_s: seconds that a request waits for a release to be opened before it gets 503.
+        wait_s: seconds that a request waits for a release to be opened, or for the list, before it gets 503.
         idle_s: seconds after which a release that nobody asks for leaves the memory.
         clock: monotonic time in seconds.
     """
@@ -106,11 +106,21 @@ class Releases:
         return tuple(self._remembered)
 
     async def listed(self) -> tuple[ListedRelease, ...]:
-        """The releases that exist, newest first, as of at most `LIST_AGE_S` ago. Raises EnclipError."""
-        async with self._looking:
+        """The releases that exist, newest first, as of at most `LIST_AGE_S` ago.
+
+        Raises EnclipError, or HTTPException (503) where the registry keeps others waiting.
+        """
+        try:
+            with fail_after(self._wait_s):
+                await self._looking.acquire()
+        except TimeoutError:
+            raise HTTPException(503, "The registry does not answer.", headers={"Retry-After": "5"}) from None
+        try:
             if self._listed is None or self._clock() - self._listed[0] > LIST_AGE_S:
                 self._listed = (self._clock(), tuple(await to_thread.run_sync(self._known)))
             return self._listed[1]
+        finally:
+            self._looking.release()
 
     async def resolve(self, name: str) -> int:
         """The version that a version or an alias names. Raises HTTPException (404) naming what exists."""

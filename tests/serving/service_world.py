@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from sqlalchemy import Engine, delete
 
 from enclip.errors import StoreError
+from enclip.judgements import PreferenceRow, ResultRow
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Products
 from enclip.serving.follow import Follower
@@ -127,6 +129,13 @@ class Service:
                     return state
                 assert time.monotonic() < deadline, f"not reached in {timeout_s} s: {state}"
                 time.sleep(0.02)
+
+
+def forget_judgements(engine: Engine) -> None:
+    """A database as if nobody had judged anything."""
+    with engine.begin() as connection:
+        for table in (PreferenceRow, ResultRow):
+            connection.execute(delete(table))
 
 
 def check_refused(answer: httpx.Response, field: str, says: str) -> None:

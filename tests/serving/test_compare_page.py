@@ -10,11 +10,10 @@ from playwright.sync_api import Browser, Page, expect
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from enclip.database import open_database
 from enclip.judgements import Standing, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys
-from tests.serving.service_world import ReleaseMaker, Service, World
+from tests.serving.service_world import ReleaseMaker, Service, World, forget_judgements
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -22,10 +21,10 @@ K = 12
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_database(f"sqlite:///{tmp_path}/catalog.db")
-    yield opened
-    opened.dispose()
+def engine(judgements_database: Engine) -> Engine:
+    """The service's database, without a judgement."""
+    forget_judgements(judgements_database)
+    return judgements_database
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +34,13 @@ def world(release: OpenRelease, make_release: ReleaseMaker) -> World:
     return World(alias=3, releases=releases, other_aliases={"challenger": 4, "previous": 2})
 
 
-@pytest.fixture
-def service(world: World, engine: Engine, start_service: Callable[..., Service]) -> Iterator[Service]:
-    started = start_service(world, judgements=engine)
-    yield started
-    started.stop()
+@pytest.fixture(scope="module")
+def service(world: World, start_service: Callable[..., Service]) -> Service:
+    return start_service(world)
 
 
 @pytest.fixture
-def open_page(chromium: Browser, service: Service) -> Iterator[Callable[..., Page]]:
+def open_page(chromium: Browser, service: Service, engine: Engine) -> Iterator[Callable[..., Page]]:
     """`open_page(path, …)`: a page whose script errors and off-host requests fail the test at its end."""
     errors: list[str] = []
     hosts: set[str] = set()
@@ -304,3 +301,17 @@ def test_every_page_leads_to_the_others(open_page, path: str, name: str) -> None
     expect(page.locator("nav.pages a[aria-current=page]")).to_have_text(name)
     page.get_by_role("link", name="Compare", exact=True).click()
     expect(page).to_have_url(re.compile(r"/compare(\?.*)?$"))
+
+
+def test_what_is_searched_for_goes_along_to_the_other_page(open_page) -> None:
+    page = open_page("/?q=red+bag")
+    expect(page.locator("h1")).to_have_text("red bag")
+    page.get_by_role("link", name="Compare", exact=True).click()
+    expect(page.locator("h1")).to_have_text("red bag")
+    expect(page.locator("#right-results .card")).to_have_count(K)
+    page.locator("#text").fill("watch & strap")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("watch & strap")
+    page.get_by_role("link", name="Search", exact=True).click()
+    expect(page.locator("h1")).to_have_text("watch & strap")
+    expect(page.locator("#results .card")).to_have_count(24)

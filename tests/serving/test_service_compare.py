@@ -14,6 +14,7 @@ import pytest
 from enclip.errors import ReleaseError, StoreError
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.compare_schemas import CompareAnswer, ComparedSide, compared
+from enclip.serving.releases import ListedRelease
 from enclip.serving.schemas import SearchHit
 from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused
 
@@ -222,6 +223,31 @@ def test_a_service_without_a_release_compares_nothing(start_service: Callable[..
     with start_service(World(alias=None)).client() as client:
         assert client.get("/v1/releases").status_code == 503
         assert client.post("/v1/compare", json={"text": "bag"}).status_code == 503
+
+
+def test_a_registry_that_hangs_keeps_nobody_waiting_for_ever(
+    release: OpenRelease, start_service: Callable[..., Service]
+) -> None:
+    let = threading.Event()
+
+    class Hanging(World):
+        def read_releases(self) -> list[ListedRelease]:
+            let.wait(30)
+            return super().read_releases()
+
+    world = Hanging(alias=3, releases={3: release})
+    service = start_service(world, releases=world.comparable(wait_s=0.3))
+    with service.client() as client, ThreadPoolExecutor(1) as thread:
+        first = thread.submit(client.get, "/v1/releases")
+        try:
+            deadline = time.monotonic() + 10
+            while (answer := client.get("/v1/releases")).status_code != 503:
+                assert time.monotonic() < deadline
+            assert answer.json()["detail"] == "The registry does not answer."
+            assert client.post("/v1/search", json={"text": "bag"}).status_code == 200
+        finally:
+            let.set()
+        assert first.result().json()["served"] == 3
 
 
 class SlowWorld(World):

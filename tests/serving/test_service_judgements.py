@@ -1,16 +1,21 @@
 """Judgements over HTTP: stored, the last word counts, one clear answer to what cannot be judged."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import Engine
 
-from enclip.database import open_database
 from enclip.judgements import Standing, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
-from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused
+from tests.serving.service_world import (
+    DrawnShop,
+    ReleaseMaker,
+    Service,
+    World,
+    check_refused,
+    forget_judgements,
+)
 
 WORDS = {"text": "navy blue shirt"}
 
@@ -21,19 +26,22 @@ def world(release: OpenRelease, make_release: ReleaseMaker) -> World:
     return World(alias=3, releases=releases, other_aliases={"previous": 2})
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_database(f"sqlite:///{tmp_path}/catalog.db")
-    yield opened
-    opened.dispose()
+@pytest.fixture(scope="module")
+def service(world: World, judgements_database: Engine, start_service: Callable[..., Service]) -> Service:
+    return start_service(world)
 
 
 @pytest.fixture
-def client(world: World, engine: Engine, start_service: Callable[..., Service]) -> Iterator[httpx.Client]:
-    service = start_service(world, judgements=engine)
+def engine(judgements_database: Engine) -> Engine:
+    """The service's database, without a judgement."""
+    forget_judgements(judgements_database)
+    return judgements_database
+
+
+@pytest.fixture
+def client(service: Service, engine: Engine) -> Iterator[httpx.Client]:
     with service.client() as opened:
         yield opened
-    service.stop()
 
 
 def test_at_first_it_says_that_there_is_nothing(client: httpx.Client) -> None:

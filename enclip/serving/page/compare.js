@@ -1,5 +1,6 @@
 // One search over two releases: what differs is marked, and what people think of it is kept.
 import { fillFace } from "./card.js";
+import { carry } from "./pages.js";
 import { fetchJson, postJson } from "./service.js";
 import { askForKey, stopAsking, whenUnlocked } from "./unlock.js";
 
@@ -88,6 +89,7 @@ function chooseReleases() {
 }
 
 function showControls() {
+  carry(asked.q);
   $("choice").hidden = false;
   if ($("text").value.trim() !== asked.q) $("text").value = asked.q;
   for (const side of SIDES) $(side).value = asked[side];

@@ -1,5 +1,6 @@
 import { fillFace } from "./card.js";
 import { paint } from "./colours.js";
+import { carry } from "./pages.js";
 import { readPicture } from "./picture.js";
 import { fetchJson, postJson } from "./service.js";
 import { askForKey, stopAsking, whenUnlocked } from "./unlock.js";
@@ -172,6 +173,7 @@ function showRelease(release) {
 }
 
 function showControls() {
+  carry(asked.q);
   if ($("text").value.trim() !== asked.q) $("text").value = asked.q;
   for (const name of ["category", "gender"]) $(name).value = asked[name];
   for (const swatch of $("swatches").children) {
