@@ -235,14 +235,10 @@ def test_it_can_be_read_at_night(open_page, screenshots: Path) -> None:
     page.screenshot(path=screenshots / "compare-dark.png")
 
 
-def test_without_a_challenger_the_previous_one_is_compared(open_page, world: World) -> None:
-    before = world.other_aliases
-    world.other_aliases = {"previous": 2}
-    try:
-        page = open_page("/compare?q=bag")
-        expect(page.locator("#right-title")).to_contain_text("Release 2 · previous")
-    finally:
-        world.other_aliases = before
+def test_without_a_challenger_the_previous_one_is_compared(open_page, world: World, start_service) -> None:
+    service = start_service(World(alias=3, releases=world.releases, other_aliases={"previous": 2}))
+    page = open_page("/compare?q=bag", url=service.url)
+    expect(page.locator("#right-title")).to_contain_text("Release 2 · previous")
 
 
 def test_one_release_alone_says_so(open_page, release: OpenRelease, start_service) -> None:
