@@ -100,7 +100,7 @@ class CompareAnswer(BaseModel):
 
 def compared(
     left: Sequence[SearchHit], right: Sequence[SearchHit], *, offset: int = 0
-) -> tuple[list[ComparedHit], ...]:
+) -> tuple[list[ComparedHit], list[ComparedHit]]:
     """Both sides' hits, each with its rank on the other side; `offset` results were passed over on both."""
     left_rank = {hit.product_id: rank for rank, hit in enumerate(left, offset + 1)}
     right_rank = {hit.product_id: rank for rank, hit in enumerate(right, offset + 1)}

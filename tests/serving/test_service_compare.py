@@ -291,6 +291,28 @@ def test_a_release_that_is_being_opened_blocks_no_search(
         assert world.num_loads == 2  # the champion and release 4, once for all who asked
 
 
+def test_what_is_withdrawn_while_a_release_is_opened_is_not_shown(
+    release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service]
+) -> None:
+    world = SlowWorld(alias=3, releases={3: release, 4: make_release(4, seed=4)})
+    service = start_service(world)
+    gone = frozenset(release.search(text="bag", k=3).product_ids) | frozenset(
+        world.releases[4].search(text="bag", k=3).product_ids
+    )
+    with service.client() as client, ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(client.post, "/v1/compare", json={"text": "bag", "right": 4, "k": 20})
+        deadline = time.monotonic() + 10
+        while world.num_loads < 2:  # it is being opened
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        world.withdrawn = gone
+        service.wait_until(lambda state: state["num_withdrawn"] == len(gone))
+        world.let.set()
+        answer = asked.result().json()
+    shown = {found["product_id"] for side in ("left", "right") for found in answer[side]["results"]}
+    assert shown and not shown & gone
+
+
 def test_at_most_two_more_are_remembered_and_idle_ones_are_let_go(
     release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service]
 ) -> None:

@@ -6,8 +6,10 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from enclip.judgements import Standing, judged_results, standings
+from enclip.judgements import ResultRow, Standing, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
+from enclip.serving import compare_schemas
+from enclip.serving.schemas import MAX_PRODUCT_ID
 from tests.serving.service_world import (
     DrawnShop,
     ReleaseMaker,
@@ -187,3 +189,9 @@ def test_the_description_has_examples_of_both_kinds(client: httpx.Client, world:
         ours = {"left": 2, "right": 3} if "left" in example else {"release": 3, "product_id": found}
         assert client.post("/v1/judgements", json={**example, **ours}).status_code == 200
     assert standings(engine) and judged_results(engine)
+
+
+def test_what_is_taken_fits_its_column() -> None:
+    columns = ResultRow.__table__.columns
+    assert columns["by"].type.length >= compare_schemas.MAX_JUDGE
+    assert min(columns["product_id"].type.length, columns["like_id"].type.length) >= MAX_PRODUCT_ID

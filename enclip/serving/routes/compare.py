@@ -1,5 +1,6 @@
 """Two releases beside each other, for the same search."""
 
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -55,16 +56,15 @@ def compare_routes(desk: Desk, releases: Releases) -> APIRouter:
         responses={**REFUSALS, **NO_SUCH},
     )
     async def compare(request: CompareRequest) -> CompareAnswer:
-        beside = desk.served()
-        # Both are open before either is asked, so that the two answers are of one moment.
-        left = await releases.served(request.left, beside=beside)
-        right = await releases.served(request.right, beside=beside)
-        answers = [await answer(desk, side, request) for side in (left, right)]
+        # Both are open before either is asked; opening takes seconds, in which more may be withdrawn.
+        sides = [await releases.served(name, beside=desk.served()) for name in (request.left, request.right)]
+        withdrawn = desk.served().withdrawn
+        answers = [await answer(desk, replace(side, withdrawn=withdrawn), request) for side in sides]
         hits = compared(answers[0].results, answers[1].results, offset=request.offset)
-        sides = [
+        left, right = (
             ComparedSide(release=found.release, took_ms=found.took_ms, results=results)
             for found, results in zip(answers, hits, strict=True)
-        ]
-        return CompareAnswer.of(*sides)
+        )
+        return CompareAnswer.of(left, right)
 
     return router
