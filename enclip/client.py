@@ -20,6 +20,13 @@ from pydantic import BaseModel, ValidationError
 
 from enclip.errors import ConfigError, EnclipError, first_line
 from enclip.serving.bulk_schemas import BatchAnswer, EmbedAnswer
+from enclip.serving.compare_schemas import (
+    CompareAnswer,
+    JudgementAnswer,
+    JudgementRequest,
+    JudgementsAnswer,
+    ReleasesAnswer,
+)
 from enclip.serving.explain_schemas import ExplainAnswer
 from enclip.serving.schemas import (
     DEFAULT_K,
@@ -38,11 +45,16 @@ from enclip.serving.schemas import (
 __all__ = [
     "BatchAnswer",
     "CatalogAnswer",
+    "CompareAnswer",
     "EmbedAnswer",
     "ExplainAnswer",
+    "JudgementAnswer",
+    "JudgementRequest",
+    "JudgementsAnswer",
     "ProductCard",
     "Readiness",
     "ReleaseChanged",
+    "ReleasesAnswer",
     "SearchAnswer",
     "SearchClient",
     "SearchFilters",
@@ -176,6 +188,24 @@ class SearchClient:
     def explain(self, request: SearchRequest | str, product_id: str) -> ExplainAnswer:
         """Why a search gives a product its score."""
         return self._ask(ExplainAnswer, "POST", "v1/explain", body={**_sent(request), "product_id": product_id})
+
+    def releases(self) -> ReleasesAnswer:
+        """The releases that can be compared, newest first."""
+        return self._ask(ReleasesAnswer, "GET", "v1/releases")
+
+    def compare(
+        self, request: SearchRequest | str, *, left: str | int = "champion", right: str | int = "challenger"
+    ) -> CompareAnswer:
+        """The same search over two releases, by version or alias. One that is not in memory takes seconds to open."""
+        return self._ask(CompareAnswer, "POST", "v1/compare", body={**_sent(request), "left": left, "right": right})
+
+    def judge(self, judgement: JudgementRequest) -> JudgementAnswer:
+        """Say which of two releases answers a query better, or whether a product is a good result; or take it back."""
+        return self._ask(JudgementAnswer, "POST", "v1/judgements", body=judgement.model_dump(exclude_unset=True))
+
+    def judgements(self) -> JudgementsAnswer:
+        """How much was judged, and how the releases stand by it."""
+        return self._ask(JudgementsAnswer, "GET", "v1/judgements/summary")
 
     def embed(self, inputs: Sequence[str | bytes]) -> EmbedAnswer:
         """Embeddings of up to 64 texts (str) and pictures (bytes), and how to score them (`EmbedAnswer`)."""

@@ -1,7 +1,8 @@
 """The database: one engine, one metadata, migrated on first use.
 
 SQLite by default, Postgres by URL. The tables live where they are used: products in
-`enclip.catalog.store`, promotions and training attempts in `enclip.ledger`.
+`enclip.catalog.store`, promotions and training attempts in `enclip.ledger`, judgements in
+`enclip.judgements`.
 """
 
 import fcntl

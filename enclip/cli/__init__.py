@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
-from enclip.cli import audit, catalog, platform, releases, render, search, steps, study
+from enclip.cli import audit, catalog, judgements, platform, releases, render, search, steps, study
 from enclip.errors import EnclipError
 
 app = typer.Typer(
@@ -27,7 +27,14 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (search.search, search.serve, search.status),
     "Retraining, whole": (steps.retrain, steps.refresh),
     "Retraining, step by step": (steps.snapshot, steps.train, steps.choose, steps.distil, steps.embed, steps.cluster),
-    "Releases": (releases.evaluate, releases.gate, releases.promote, releases.rollback, releases.report),
+    "Releases": (
+        releases.evaluate,
+        releases.gate,
+        releases.promote,
+        releases.rollback,
+        releases.report,
+        judgements.judgements,
+    ),
     "Research": (study.study,),
     "Platform": (platform.up, platform.demo),
 }

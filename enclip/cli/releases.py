@@ -41,6 +41,10 @@ def evaluate(
     ] = "",
     catalog: Annotated[str, typer.Option(help="Measure on this catalog, whole, instead of the gate split.")] = "",
     map: Annotated[str, typer.Option("--map", help="Other column names of that catalog: name=title,image=file.")] = "",
+    qrels: Annotated[
+        Path | None,
+        typer.Option(help="Ask these queries instead, over all products: TREC qrels, such as of `enclip judgements`."),
+    ] = None,
     trec: Annotated[Path | None, typer.Option(help="Folder for run.trec and qrels.trec.")] = None,
     protocol: Annotated[
         EvaluationProtocol,
@@ -62,6 +66,11 @@ def evaluate(
     from enclip.pipeline.evaluate import evaluate_run
     from enclip.pipeline.measure import measure_release
 
+    if qrels and (run or protocol is EvaluationProtocol.KAGL):
+        raise ConfigError(
+            f"--qrels and {'--run' if run else '--protocol kagl'} ask different queries.",
+            remedy="Leave one of the two out.",
+        )
     if protocol is EvaluationProtocol.KAGL:
         _evaluate_kagl(release, run=run, catalog=catalog, map=map, trec=trec, json=json)
         return
@@ -71,11 +80,17 @@ def evaluate(
     else:
         mapping = mapping_of(map)
         with render.progress("Measuring") as advance:
-            figures = measure_release(opened, release, catalog=catalog, mapping=mapping, trec=trec, on_progress=advance)
+            figures = measure_release(
+                opened, release, catalog=catalog, mapping=mapping, qrels=qrels, trec=trec, on_progress=advance
+            )
     if json:
         render.print_json(figures)
         return
     show_figures(figures)
+    if "judged_at_10" in figures:
+        render.note(
+            f"Of the first 10 results {figures['judged_at_10']:.0%} were judged; what nobody judged counts as wrong."
+        )
 
 
 def gate(run: Run = "", json: Json = False) -> None:

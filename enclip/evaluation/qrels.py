@@ -1,11 +1,14 @@
-"""A TREC qrels file → queries, for catalogs whose owner knows better than their attributes."""
+"""A TREC qrels file → queries, where people know better than a catalog's attributes; and what they judged → a file."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
+from enclip.blobs import write_whole
 from enclip.errors import CatalogError
 from enclip.evaluation.queries import category_map, majority_category
+from enclip.evaluation.trec import trec_id
 from enclip.records import Products, Query, QueryKind
 
 
@@ -14,13 +17,14 @@ def read_queries(qrels: Path, gallery: Products, *, texts: Path | None = None) -
 
     Args:
         qrels: lines `query_id iteration product_id relevance`; relevance above 0 is relevant.
-        gallery: relevant products that it does not hold are left out; they cannot be found.
+        gallery: relevant products that it does not hold are left out; they cannot be found. Ids may be written as
+            `trec_id` writes them.
         texts: lines `query_id<TAB>text`; by default an id's own words, `_` read as a space.
 
     Raises:
         CatalogError: a file that cannot be read or understood, an id without a text, or nothing relevant left.
     """
-    known = set(gallery.product_id)
+    known = {form: str(own) for own in gallery.product_id for form in (trec_id(own), str(own))}
     category_of = category_map(gallery)
     relevant: dict[str, set[str]] = defaultdict(set)
     for number, line in enumerate(_lines(qrels), start=1):
@@ -33,7 +37,7 @@ def read_queries(qrels: Path, gallery: Products, *, texts: Path | None = None) -
                 remedy="Write TREC qrels: four columns, the last an integer.",
             )
         if int(fields[3]) > 0 and fields[2] in known:
-            relevant[fields[0]].add(fields[2])
+            relevant[fields[0]].add(known[fields[2]])
     if not relevant:
         raise CatalogError(
             f"{qrels} names no relevant product of this catalog.", remedy="Check that its third column holds its ids."
@@ -52,6 +56,33 @@ def read_queries(qrels: Path, gallery: Products, *, texts: Path | None = None) -
         )
         for query_id, product_ids in relevant.items()
     )
+
+
+def write_judged(path: Path, judged: Iterable[tuple[str, str, bool]]) -> None:
+    """Write (words of a query, product id, whether it is a good result) as qrels that `read_queries` reads back.
+
+    A query's id is its own words, so that no file of texts is needed beside it.
+    """
+    lines = [f"{words_id(text)} 0 {trec_id(product_id)} {int(is_good)}\n" for text, product_id, is_good in judged]
+    write_whole(path, "".join(lines).encode())
+
+
+def read_judged(qrels: Path) -> dict[str, frozenset[str]]:
+    """Query id → products that the file says anything of, relevant or not, as `trec_id` writes them.
+
+    Raises:
+        CatalogError: a file that cannot be read.
+    """
+    judged: dict[str, set[str]] = defaultdict(set)
+    for fields in map(str.split, _lines(qrels)):
+        if len(fields) == 4:
+            judged[fields[0]].add(fields[2])
+    return {query_id: frozenset(products) for query_id, products in judged.items()}
+
+
+def words_id(text: str) -> str:
+    """Words as one word: `_` for a space; `_` itself, `%`, other white space and control characters are encoded."""
+    return "".join("_" if letter == " " else trec_id(letter).replace("_", "%5F") for letter in text)
 
 
 def _texts(path: Path) -> dict[str, str]:

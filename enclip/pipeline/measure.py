@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from enclip.catalog.images import decode, fit_square, sha256
 from enclip.catalog.read import CatalogSource, open_source
 from enclip.catalog.snapshot import load_snapshot
 from enclip.errors import CatalogError, ImageError
+from enclip.evaluation.metrics import CUTOFF
+from enclip.evaluation.qrels import read_judged, read_queries
 from enclip.evaluation.queries import build_queries
-from enclip.evaluation.trec import write_trec
+from enclip.evaluation.trec import trec_id, write_trec
 from enclip.pipeline.gallery import Measured, extended, measure, parts_alone
 from enclip.pipeline.names import encode_names
 from enclip.pipeline.open_release import OpenRelease, open_release
@@ -24,6 +27,8 @@ from enclip.records import Product, Products, Query, Split
 from enclip.retrieval.searcher import Searcher
 
 BATCH = 512  # pictures in memory at once
+
+QueryMaker = Callable[[Products], tuple[Query, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def measure_release(
     *,
     catalog: str = "",
     mapping: Mapping[str, str] | None = None,
+    qrels: Path | None = None,
     trec: Path | None = None,
     on_progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
@@ -56,16 +62,24 @@ def measure_release(
 
     Args:
         catalog: a source as `enclip ingest` takes it; all its products are the gallery. Default: the
-            gate split of the release's own snapshot.
+            gate split of the release's own snapshot; with `qrels`, all of the release's products.
+        qrels: queries and what is relevant to them, instead of those that attributes make.
         trec: folder for `run.trec`, `qrels.trec` and those of the other kinds of query.
 
     Raises:
-        CatalogError: no usable product, or no query can be made of the products there are.
+        CatalogError: no usable product, or no query can be made of the products there are; qrels that cannot be read,
+            or name nothing relevant in the gallery.
     """
     opened = open_release(platform, release)
     gallery = gallery_of(platform, opened, catalog=catalog, mapping=mapping, on_progress=on_progress)
     products = gallery.searcher.products
-    queries, measured = _measure(opened, gallery.searcher, gallery.allowed)
+    asked: QueryMaker = build_queries
+    if qrels is not None:
+        if not catalog:
+            # People judge what is served: few of their products are of the gate split.
+            gallery = replace(gallery, label="all products", allowed=np.ones(len(products), dtype=bool))
+        asked = partial(_those_in, read_queries(qrels, products))
+    queries, measured = _measure(opened, gallery, gallery.allowed, asked)
     if not queries:
         raise CatalogError(
             f"{gallery.label} gives no query: names and article types are missing or too rare.",
@@ -82,8 +96,10 @@ def measure_release(
         "map_at_10_without_them": figures["map_at_10"],
     }
     if np.count_nonzero(unseen) < np.count_nonzero(gallery.allowed):
-        rest, remeasured = _measure(opened, gallery.searcher, unseen)
+        rest, remeasured = _measure(opened, gallery, unseen, asked)
         seen["map_at_10_without_them"] = remeasured.evaluation.map_at_10 if rest else None
+    if qrels is not None:
+        figures["judged_at_10"] = _judged_at_10(read_judged(qrels), queries, measured)
     return {
         "release": opened.version,
         "gallery": gallery.label,
@@ -117,10 +133,28 @@ def gallery_of(
     return _outside(platform, opened, catalog, mapping or {}, on_progress)
 
 
-def _measure(opened: OpenRelease, searcher: Searcher, allowed: NDArray[np.bool_]) -> tuple[tuple[Query, ...], Measured]:
-    queries = build_queries(searcher.products.take(allowed))
+def _measure(
+    opened: OpenRelease, gallery: Gallery, allowed: NDArray[np.bool_], asked: QueryMaker
+) -> tuple[tuple[Query, ...], Measured]:
+    queries = asked(gallery.searcher.products.take(allowed))
     blocks = opened.encode_texts([query.text for query in queries])
-    return queries, measure(searcher, blocks, queries, allowed=allowed)
+    return queries, measure(gallery.searcher, blocks, queries, allowed=allowed)
+
+
+def _those_in(queries: Sequence[Query], products: Products) -> tuple[Query, ...]:
+    """The queries with what is relevant among these products; those that have something."""
+    held = frozenset(products.product_id)
+    narrowed = (replace(query, relevant=query.relevant & held) for query in queries)
+    return tuple(query for query in narrowed if query.relevant)
+
+
+def _judged_at_10(judged: Mapping[str, frozenset[str]], queries: Sequence[Query], measured: Measured) -> float:
+    """Mean share of the first 10 that a person has judged; what nobody has judged counts as wrong."""
+    shares = [
+        sum(trec_id(found) in judged[query.query_id] for found in ranking.product_ids[:CUTOFF]) / CUTOFF
+        for query, ranking in zip(queries, measured.rankings, strict=True)
+    ]
+    return sum(shares) / len(shares)
 
 
 def _alone(opened: OpenRelease, gallery: Gallery, queries: Sequence[Query]) -> dict[str, dict[str, Any]]:

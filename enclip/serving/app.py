@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from anyio import to_thread
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
 from enclip.serving.access import Access, ApiKeys, describe_keys
@@ -14,11 +15,14 @@ from enclip.serving.envelope import Envelope
 from enclip.serving.follow import Follower
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.problems import install_handlers
+from enclip.serving.releases import Releases
 from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
+from enclip.serving.routes.compare import compare_routes
 from enclip.serving.routes.embed import embed_routes
 from enclip.serving.routes.explain import explain_routes
 from enclip.serving.routes.health import health_routes
+from enclip.serving.routes.judgements import judgement_routes
 from enclip.serving.routes.pages import PAGE, page_routes
 from enclip.serving.routes.search import search_routes
 from enclip.serving.schemas import MAX_BODY_BYTES
@@ -29,6 +33,8 @@ def create_app(
     picture: Callable[[str], bytes],
     *,
     keys: ApiKeys | None = None,
+    releases: Releases | None = None,
+    judgements: Engine | None = None,
     num_searchers: int | None = None,
     max_waiting: int = MAX_WAITING,
     max_wait_s: float = MAX_WAIT_S,
@@ -39,6 +45,8 @@ def create_app(
         follower: knows which release answers.
         picture: bytes by `image_sha256`, as they came in. Raises StoreError.
         keys: what opens `/v1`; None: it is open.
+        releases: what can be compared with what is served; None: nothing, and there are no such routes.
+        judgements: the database that keeps what people say of answers; None: nobody is asked.
         num_searchers, max_waiting, max_wait_s: see `Desk`.
     """
     metrics = ServiceMetrics(follower)
@@ -67,6 +75,11 @@ def create_app(
     for searching in (search_routes(desk), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
         app.include_router(searching, dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(catalog_routes(desk, picture))
+    if releases:
+        app.include_router(compare_routes(desk, releases))
+        metrics.watch_compared(lambda: len(releases.versions))
+    if releases and judgements:
+        app.include_router(judgement_routes(desk, releases, judgements))
     app.include_router(health_routes(follower, metrics))
     app.include_router(page_routes())
     app.mount("/static", StaticFiles(directory=PAGE), name="static")

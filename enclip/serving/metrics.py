@@ -48,6 +48,9 @@ class ServiceMetrics:
         self._waiting = Gauge(
             "enclip_waiting_searches", "Searches that wait for their turn now.", registry=self.registry
         )
+        self._compared = Gauge(
+            "enclip_compared_releases", "Releases in memory beside the served one.", registry=self.registry
+        )
         self._wait_seconds = Histogram(
             "enclip_queue_seconds",
             "Time that searches waited for their words and their turn, those refused while waiting included.",
@@ -74,6 +77,10 @@ class ServiceMetrics:
     def watch_waiting(self, num_waiting: Callable[[], int]) -> None:
         """Where to look, when scraped, for how many searches wait."""
         self._waiting.set_function(num_waiting)
+
+    def watch_compared(self, num_releases: Callable[[], int]) -> None:
+        """Where to look, when scraped, for how many releases are in memory beside the served one."""
+        self._compared.set_function(num_releases)
 
     def observe_wait(self, seconds: float) -> None:
         """Count one search that has its turn, or has given up."""

@@ -52,6 +52,7 @@ def platform_app(platform: "Platform") -> FastAPI:
     from enclip.registry import CHAMPION
     from enclip.serving.app import create_app
     from enclip.serving.follow import Follower
+    from enclip.serving.releases import Releases, list_releases
 
     # Opened here, where an error ends the start with its remedy, and not by two threads at once.
     registry, catalog, blobs = platform.registry, platform.catalog, platform.blobs
@@ -64,6 +65,8 @@ def platform_app(platform: "Platform") -> FastAPI:
         follower,
         lambda sha256: blobs.get(image_key(sha256)),
         keys=ApiKeys.parse(platform.settings.api_keys),
+        releases=Releases(known=lambda: list_releases(registry), load=lambda version: open_release(platform, version)),
+        judgements=platform.database,
         max_wait_s=platform.settings.search_wait_s,
     )
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import Engine
 
 from enclip.catalog.drawn import draw_catalog
 from enclip.catalog.images import decode, fit_square
+from enclip.database import open_database
 from enclip.models.bases import load_base
 from enclip.models.clip import ClipEncoder
 from enclip.models.soup import estimate_batch_norm
@@ -106,16 +109,29 @@ def release(make_release: ReleaseMaker) -> OpenRelease:
 
 
 @pytest.fixture(scope="session")
-def start_service(shop: DrawnShop) -> Iterator[Callable[..., Service]]:
+def judgements_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Where services keep judgements, unless a test gives them a database of its own."""
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('judged')}/catalog.db")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def start_service(shop: DrawnShop, judgements_database: Engine) -> Iterator[Callable[..., Service]]:
     """`start_service(world, poll_s=…)`: uvicorn in a thread, on a port of its own, until the tests end."""
     stops: list[Callable[[], None]] = []
 
     def start(world: World, *, poll_s: float = 0.05, **options: Any) -> Service:
         follower = world.follower(poll_s=poll_s)
-        server = make_server(create_app(follower, shop.read_picture, **options))
+        beside = {"releases": world.comparable(), "judgements": judgements_database}
+        server = make_server(create_app(follower, shop.read_picture, **{**beside, **options}))
         bound = bind("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
+        deadline = time.monotonic() + 20
+        while not server.started:  # until then connections are refused
+            assert thread.is_alive() and time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.005)
 
         def stop() -> None:
             server.should_exit = True

@@ -4,14 +4,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from sqlalchemy import Engine, delete
 
 from enclip.errors import StoreError
+from enclip.judgements import PreferenceRow, ResultRow
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Products
 from enclip.serving.follow import Follower
+from enclip.serving.releases import ListedRelease, Releases
 
 NUM_PRODUCTS = 80
 ReleaseMaker = Callable[..., OpenRelease]
@@ -41,6 +45,7 @@ class World:
     alias: int | None = None
     releases: dict[int, Any] = field(default_factory=dict)
     withdrawn: frozenset[str] = frozenset()
+    other_aliases: dict[str, int] = field(default_factory=dict)
     broken: dict[str, Exception] = field(default_factory=dict)
     num_loads: int = 0
 
@@ -59,6 +64,23 @@ class World:
 
     def follower(self, **options: Any) -> Follower:
         return Follower(current=self.read_alias, load=self.load, withdrawn=self.read_withdrawn, **options)
+
+    def read_releases(self) -> list[ListedRelease]:
+        self._fail("releases")
+        aliases = {**self.other_aliases, **({} if self.alias is None else {"champion": self.alias})}
+        return [
+            ListedRelease(
+                version=version,
+                aliases=tuple(sorted(name for name, named in aliases.items() if named == version)),
+                created_at=datetime(2026, 11, version, tzinfo=UTC),
+                kind="retrain",
+                map_at_10=version / 10,
+            )
+            for version in sorted(self.releases, reverse=True)
+        ]
+
+    def comparable(self, **options: Any) -> Releases:
+        return Releases(known=self.read_releases, load=self.load, **options)
 
     def _fail(self, part: str) -> None:
         if part in self.broken:
@@ -107,6 +129,13 @@ class Service:
                     return state
                 assert time.monotonic() < deadline, f"not reached in {timeout_s} s: {state}"
                 time.sleep(0.02)
+
+
+def forget_judgements(engine: Engine) -> None:
+    """A database as if nobody had judged anything."""
+    with engine.begin() as connection:
+        for table in (PreferenceRow, ResultRow):
+            connection.execute(delete(table))
 
 
 def check_refused(answer: httpx.Response, field: str, says: str) -> None:

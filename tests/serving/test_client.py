@@ -8,12 +8,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from enclip.client import ReleaseChanged, SearchClient, SearchFilters, SearchRequest, SearchWeights, ServiceError
+from enclip.client import (
+    JudgementRequest,
+    ReleaseChanged,
+    SearchClient,
+    SearchFilters,
+    SearchRequest,
+    SearchWeights,
+    ServiceError,
+)
+from enclip.database import open_database
 from enclip.errors import ConfigError
 from enclip.pipeline.open_release import OpenRelease
 from tests.serving.service_world import NUM_PRODUCTS, DrawnShop, ReleaseMaker, Service, World
@@ -280,3 +290,32 @@ def test_the_readme_s_examples_work(
     (program,) = re.findall(r"```python\n(.+?)```", section, re.DOTALL)
     exec(program.replace("http://127.0.0.1:8000", service.url), {})
     assert len(capsys.readouterr().out.splitlines()) == 5 + NUM_PRODUCTS // 20
+
+
+def test_releases_are_compared_and_judged(
+    release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    world = World(alias=3, releases={3: release, 4: make_release(4, seed=4)}, other_aliases={"challenger": 4})
+    engine = open_database(f"sqlite:///{tmp_path}/catalog.db")
+    service = start_service(world, judgements=engine)
+    with SearchClient(service.url) as client:
+        assert [found.version for found in client.releases().releases] == [4, 3]
+        answer = client.compare(SearchRequest(text="navy blue shirt", k=5))
+        assert (answer.left.release, answer.right.release) == (3, 4)
+        assert [hit.product_id for hit in answer.left.results] == list(
+            release.search(text="navy blue shirt", k=5).product_ids
+        )
+        assert client.compare("bag", left=4, right="champion").left.release == 4
+        stored = client.judge(JudgementRequest(text="navy blue shirt", left="champion", right=4, verdict="worse"))
+        assert (stored.left, stored.right, stored.verdict) == (3, 4, "worse")
+        hit = answer.left.results[0]
+        client.judge(
+            JudgementRequest(text="navy blue shirt", release=3, product_id=hit.product_id, verdict="good", by="ann")
+        )
+        summary = client.judgements()
+        assert [(found.release, found.against, found.wins) for found in summary.standings] == [(4, 3, 1)]
+        assert (summary.num_queries, summary.num_good) == (1, 1)
+        with pytest.raises(ServiceError, match="No release is called 'best'"):
+            client.compare("bag", left="best")
+    service.stop()
+    engine.dispose()

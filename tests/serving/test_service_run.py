@@ -38,7 +38,7 @@ FOLLOW_S = 5.0  # promised to users
 SNAPSHOT = "0" * 64
 
 
-def register_release(platform: Platform, folder: Path, *, seed: int, half: int) -> int:
+def register_release(platform: Platform, folder: Path, *, seed: int, half: int, snapshot: str = SNAPSHOT) -> int:
     """A release of one untrained epoch over every second product; its version."""
     products = platform.catalog.products()
     products = products.take(np.arange(half, len(products), 2))
@@ -54,7 +54,7 @@ def register_release(platform: Platform, folder: Path, *, seed: int, half: int) 
         instance=0,
         epoch=0,
         metrics={"val_map_at_10": 0.1},
-        snapshot=SNAPSHOT,
+        snapshot=snapshot,
         num_products=len(products),
     )
     blocks = [ClipEncoder(model).encode_images(pixels)]
@@ -64,8 +64,8 @@ def register_release(platform: Platform, folder: Path, *, seed: int, half: int) 
         kind="retrain",
         run_id=f"serve-{seed}",
         base="tiny",
-        snapshot=SNAPSHOT,
-        trained_on=SNAPSHOT,
+        snapshot=snapshot,
+        trained_on=snapshot,
         num_products=len(products),
         members=(
             Member(

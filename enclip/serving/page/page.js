@@ -1,7 +1,9 @@
+import { fillFace } from "./card.js";
 import { paint } from "./colours.js";
-import { hasKey, keepKey } from "./key.js";
+import { carry } from "./pages.js";
 import { readPicture } from "./picture.js";
-import { fetchJson } from "./service.js";
+import { fetchJson, postJson } from "./service.js";
+import { askForKey, stopAsking, whenUnlocked } from "./unlock.js";
 import { explain } from "./why.js";
 
 const $ = (id) => document.getElementById(id);
@@ -63,12 +65,7 @@ function filterWords() {
 }
 
 function ask(signal) {
-  return fetchJson("v1/search", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(searchBody()),
-    signal,
-  });
+  return postJson("v1/search", searchBody(), { signal });
 }
 
 /** Show what is asked for; an older search that is still under way is given up. */
@@ -84,7 +81,8 @@ async function show({ push = false } = {}) {
     if (asked.similar && !names.has(asked.similar)) await learnName(asked.similar);
     if (asked.q || asked.picture || asked.similar || filterWords()) showAnswer(await ask(mine.signal));
     else showWindow();
-    $("notice").hidden = $("unlock").hidden = true;
+    $("notice").hidden = true;
+    stopAsking();
   } catch (error) {
     if (error.name !== "AbortError" && running === mine) showProblem(error);
   } finally {
@@ -175,6 +173,7 @@ function showRelease(release) {
 }
 
 function showControls() {
+  carry(asked.q);
   if ($("text").value.trim() !== asked.q) $("text").value = asked.q;
   for (const name of ["category", "gender"]) $(name).value = asked[name];
   for (const swatch of $("swatches").children) {
@@ -231,17 +230,9 @@ function cardOf(product, place) {
   const card = $("card").content.firstElementChild.cloneNode(true);
   card.style.setProperty("--place", Math.max(0, place));
   const face = card.querySelector(".face");
-  const image = card.querySelector("img");
-  image.alt = product.name;
-  image.addEventListener("error", () => image.parentElement.classList.add("empty"));
-  image.src = product.image.slice(1); // relative, so that the page works under a path of a proxy too
-  card.querySelector(".name").textContent = product.name || product.product_id;
-  const more = product.folded ? `+${product.folded} alike` : "";
-  card.querySelector(".traits").textContent = [product.article_type, product.colour, more].filter(Boolean).join(" · ");
-  face.dataset.product = product.product_id;
+  fillFace(face, product, product.folded ? `+${product.folded} alike` : "");
   names.set(product.product_id, product.name);
   if ("score" in product) {
-    face.title = `score ${product.score.toFixed(3)} · cluster ${product.cluster}`;
     const why = card.querySelector(".why");
     why.hidden = false;
     why.setAttribute("aria-label", `Why ${product.name || product.product_id}?`);
@@ -255,15 +246,8 @@ function showProblem(error) {
   $("notice-text").textContent = error.message;
   $("notice").hidden = Boolean(error.locked);
   if (error.locked) askForKey();
-  else $("unlock").hidden = true;
+  else stopAsking();
   if (error.passing) pause = setTimeout(show, 2000); // a service that starts or restarts is back soon
-}
-
-function askForKey() {
-  $("unlock-text").textContent = hasKey() ? "The service does not know this key." : "The service asks for a key.";
-  const asksAlready = !$("unlock").hidden;
-  $("unlock").hidden = false;
-  if (!asksAlready) $("key").focus(); // who goes on typing a search is not torn away from it
 }
 
 /** Ask for something new; filters stay where the caller does not say otherwise. */
@@ -323,12 +307,7 @@ $("more").addEventListener("click", () => {
   asked.k = PAGE_SIZES.find((size) => size > asked.k) ?? asked.k;
   show();
 });
-$("unlock").addEventListener("submit", (event) => {
-  event.preventDefault();
-  keepKey($("key").value);
-  $("key").value = "";
-  show();
-});
+whenUnlocked(() => show());
 $("retry").addEventListener("click", () => show());
 $("home").addEventListener("click", (event) => {
   event.preventDefault();

@@ -12,6 +12,7 @@ from enclip.catalog.store import CatalogStore
 from enclip.database import Base, open_database
 
 importlib.import_module("enclip.ledger")
+importlib.import_module("enclip.judgements")
 
 
 def test_migrated_and_declared_schema_are_the_same(store: CatalogStore) -> None:

@@ -32,6 +32,7 @@ COMMANDS = (
     "promote",
     "rollback",
     "report",
+    "judgements",
     "up",
     "demo",
 )

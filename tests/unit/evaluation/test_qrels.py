@@ -3,9 +3,10 @@
 import pytest
 
 from enclip.errors import CatalogError
-from enclip.evaluation.qrels import read_queries
+from enclip.evaluation.qrels import read_judged, read_queries, write_judged
 from enclip.evaluation.trec import write_trec
 from enclip.records import QueryKind, Ranking
+from tests.unit.evaluation.conftest import gallery_of
 
 
 def test_relevant_products_of_the_gallery_become_queries(gallery, tmp_path):
@@ -48,3 +49,24 @@ def test_what_cannot_be_used_is_refused_with_its_line(gallery, tmp_path, content
 def test_a_missing_file_is_a_catalog_error(gallery, tmp_path):
     with pytest.raises(CatalogError, match="Cannot read"):
         read_queries(tmp_path / "nowhere", gallery)
+
+
+def test_judged_results_are_read_back_as_queries_in_the_same_words(tmp_path):
+    ids = ("a b", "c%d", "e_f", "g")
+    held = gallery_of([(product, "", "", "Topwear", "Shirts", "", "", "") for product in ids])
+    words = ("50% off_today", "blå\u00a0skjorte 衬衫", "tab\tand new\nline", "nothing good", "plain")
+    judged = [(text, product, True) for text, product in zip(words, ids, strict=False)]
+    judged[3] = (words[3], "g", False)
+    judged += [(words[4], "a b", True), (words[4], "g", True), (words[4], "e_f", False)]
+    path = tmp_path / "qrels"
+    write_judged(path, judged)
+    back = read_queries(path, held)
+    assert [(query.text, query.relevant) for query in back] == [
+        (words[0], {"a b"}),
+        (words[1], {"c%d"}),
+        (words[2], {"e_f"}),
+        (words[4], {"a b", "g"}),
+    ]
+    assert read_judged(path)["plain"] == {"a%20b", "g", "e_f"}
+    ir_measures = pytest.importorskip("ir_measures")
+    assert len(list(ir_measures.read_trec_qrels(str(path)))) == len(judged)  # other tools read it too
