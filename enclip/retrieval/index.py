@@ -54,9 +54,10 @@ class FlatIndex:
         )
         return [rows[rows >= 0] for rows in row_QK]
 
-    def vectors(self) -> Floats:
-        """The vectors, `[N, P]` float32: a copy."""
-        return np.asarray(self._index.reconstruct_n(0, len(self)), np.float32)
+    def vectors(self, start: int = 0, stop: int | None = None) -> Floats:
+        """The vectors of these rows, `[N, P]` float32: a copy."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        return np.asarray(self._index.reconstruct_n(start, stop - start), np.float32)
 
     def save(self, path: Path) -> None:
         """Write FAISS's own format."""

@@ -16,6 +16,7 @@ from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.problems import install_handlers
 from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
+from enclip.serving.routes.clusters import cluster_routes
 from enclip.serving.routes.embed import embed_routes
 from enclip.serving.routes.explain import explain_routes
 from enclip.serving.routes.health import health_routes
@@ -66,6 +67,7 @@ def create_app(
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)
     for searching in (search_routes(desk), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
         app.include_router(searching, dependencies=[Depends(begin_in_time)], responses=REFUSALS)
+    app.include_router(cluster_routes(desk), dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(catalog_routes(desk, picture))
     app.include_router(health_routes(follower, metrics))
     app.include_router(page_routes())

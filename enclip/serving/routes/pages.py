@@ -10,12 +10,16 @@ PAGE = Path(str(files("enclip.serving") / "page"))
 
 
 def page_routes() -> APIRouter:
-    """`/` and `/docs`."""
+    """`/`, `/clusters` and `/docs`."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @router.get("/clusters")
+    async def clusters() -> FileResponse:
+        return FileResponse(PAGE / "clusters.html", headers={"Cache-Control": "no-cache"})
 
     @router.get("/docs")
     async def docs() -> FileResponse:

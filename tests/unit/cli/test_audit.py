@@ -18,7 +18,7 @@ from enclip.models.bases import load_base
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipEncoder
 from enclip.models.soup import estimate_batch_norm
-from enclip.pipeline.audit import audit_searcher, draw_suspects, near_duplicates
+from enclip.pipeline.audit import audit_searcher, draw_suspects, findings
 from enclip.pipeline.members import member_of
 from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.platform import Platform, open_platform
@@ -76,7 +76,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, drawn_catalog: Path) -> Path:
         folder = scratch / run_id
         searcher.save(folder)
         if run_id == "after":
-            near_duplicates(searcher).save(folder / DUPLICATES)
+            findings(searcher)[0].save(folder / DUPLICATES)
         manifest = Manifest(
             kind="retrain",
             run_id=run_id,
