@@ -14,7 +14,7 @@ from enclip.retrieval.arrays import read_arrays
 from enclip.retrieval.filters import Mask
 
 MAP = "map.npz"
-LAID_OUT = 3_000  # products that t-SNE places, in a few seconds; the others lie among those
+LAID_OUT = 3_000  # products that t-SNE places; the others lie among those
 PERPLEXITY = 30.0
 ITERATIONS = 500
 FEW = 10  # distinct looks below which t-SNE has nothing to tell apart
@@ -32,16 +32,17 @@ class Atlas:
     position_N2: Floats
 
     @classmethod
-    def fit(cls, vector_NP: Floats, *, seed: int = 0) -> "Atlas":
-        """A new map: t-SNE over at most 3,000 products, the others at the weighted mean of their nearest three.
+    def fit(cls, vector_NP: Floats, *, seed: int = 0, laid_out: int = LAID_OUT) -> "Atlas":
+        """A new map: t-SNE over at most `laid_out` products, the others at the weighted mean of their nearest three.
 
-        Equal input and seed give equal maps. On 9,468 real products, of the ten nearest on the map 92% are of
-        the same category; 93% are among the vectors themselves, 90% where t-SNE places clusters and each is drawn
-        around its centre, 67% by PCA. t-SNE over 5,000 was no better, at twice the time.
+        Equal input and seed give equal maps. On 9,468 real products, 0.916 of the ten nearest on the map are of the
+        same category; 0.933 among the vectors themselves, 0.905 where t-SNE places the 24 clusters and PCA each one's
+        products around its centre (which leans on their number), 0.671 by PCA. t-SNE over 5,000 products gave 0.923,
+        for twice the time. That is 7 s of a core, and 2 s more for each 100,000 products.
         """
         if not len(vector_NP):
             return cls(np.zeros((0, 2), np.float32))
-        row_A = _some(len(vector_NP), LAID_OUT, seed)
+        row_A = _some(len(vector_NP), laid_out, seed)
         anchor_AP = fusion.unit(vector_NP[row_A])
         position_A2 = _framed(_laid_out(anchor_AP, seed))
         position_N2 = _among(vector_NP, anchor_AP, position_A2)
@@ -51,7 +52,8 @@ class Atlas:
     def extended(self, before: Products, after: Products, vector_NP: Floats, *, seed: int = 0) -> "Atlas":
         """The map of another catalog: products with the picture they had stay, newcomers lie among those like them.
 
-        Where nobody stays, the map is a new one.
+        A newcomer of a kind that nobody is yet lies among the nearest all the same, until a retraining makes a new
+        map. Where nobody stays, the map is a new one at once.
 
         Args:
             before: the products of this map.
