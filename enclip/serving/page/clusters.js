@@ -2,7 +2,7 @@
 import { paint } from "./colours.js";
 import { PointMap } from "./map.js";
 import { fetchJson } from "./service.js";
-import { keyForm } from "./unlock.js";
+import { askForKey, stopAsking, whenUnlocked } from "./unlock.js";
 
 const $ = (id) => document.getElementById(id);
 const CLUSTERS_PAGE = 500;
@@ -21,7 +21,6 @@ let sort = { by: "num_products", down: true };
 let asking = 0; // what is shown belongs to the last question
 let pause = 0;
 
-const form = keyForm(() => load());
 const map = new PointMap($("canvas"), { onHover: showTip, onPick: (place) => choose(String(drawn.cluster[place])) });
 
 function readAddress() {
@@ -48,7 +47,7 @@ async function load() {
     [release, drawn] = found;
     order = new Map(release.clusters.map(({ cluster }, place) => [cluster, place]));
     $("notice").hidden = true;
-    form.hide();
+    stopAsking();
     showRelease();
     await showChosen();
   } catch (error) {
@@ -340,8 +339,8 @@ function showProblem(error) {
   showList(); // the way on, where it was a cluster that could not be shown
   $("notice-text").textContent = error.message;
   $("notice").hidden = Boolean(error.locked);
-  if (error.locked) form.ask();
-  else form.hide();
+  if (error.locked) askForKey();
+  else stopAsking();
   if (error.passing) pause = setTimeout(load, 2000); // a service that starts or restarts is back soon
 }
 
@@ -402,6 +401,7 @@ $("back").addEventListener("click", () => choose(""));
 $("panel-more").addEventListener("click", () => more(`k=${PRODUCTS_PAGE}`, $("panel-products"), addProducts));
 $("suspects-more").addEventListener("click", () => more(`k=${SUSPECTS_PAGE}&suspects=true`, $("panel-suspects"), addSuspects));
 $("retry").addEventListener("click", () => load());
+whenUnlocked(() => load());
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && shown.cluster && release) choose("");
 });
