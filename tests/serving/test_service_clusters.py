@@ -346,6 +346,16 @@ def test_a_point_shows_its_product_and_opens_its_cluster(open_page, client: http
     expect(page.locator("#panel")).to_be_hidden()
 
 
+def test_a_cluster_opens_at_its_top_however_far_another_was_scrolled(open_page) -> None:
+    page = open_page("/clusters?cluster=0")
+    expect(page.locator("#panel-of")).to_contain_text("cluster 0 ·")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    assert page.locator("#side").evaluate("side => side.getBoundingClientRect().top") < 0
+    page.locator('.open[data-cluster="1"]').dispatch_event("click")  # the list is hidden; a point would do the same
+    expect(page.locator("#panel-of")).to_contain_text("cluster 1 ·")
+    page.wait_for_function("document.getElementById('side').getBoundingClientRect().top > -1")
+
+
 def test_a_chosen_cluster_stands_out(open_page, client: httpx.Client) -> None:
     page = open_page()
     expect(page.locator(".open").first).to_be_visible()

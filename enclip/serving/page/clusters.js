@@ -306,7 +306,9 @@ async function choose(cluster) {
   await follow();
   if (cluster) $("back").focus({ preventScroll: true });
   else document.querySelector(`.open[data-cluster="${CSS.escape(before)}"]`)?.focus();
-  if (cluster && matchMedia("(max-width: 900px)").matches) $("side").scrollIntoView({ block: "start" });
+  // Below the map on a phone, and beside it where a long cluster was scrolled through.
+  const away = matchMedia("(max-width: 900px)").matches || $("side").getBoundingClientRect().top < 0;
+  if (cluster && away) $("side").scrollIntoView({ block: "start" });
 }
 
 /** Show what the address says of a release that is here already. */

@@ -191,6 +191,11 @@ def test_a_spread_page_shows_one_picture_once(enclip: Command, release: OpenRele
     assert "folded" not in enclip("search", "--image", str(path))[1]
 
 
+def test_a_release_stores_the_suspects_that_an_audit_lists(release: OpenRelease) -> None:
+    suspects = findings(release.searcher)[1]
+    assert suspects and suspects == audit_searcher(release.searcher).suspects
+
+
 def test_a_release_from_before_near_duplicates_were_stored_folds_none(enclip: Command, platform: Platform) -> None:
     before = open_release(platform, 1)
     assert before.near_duplicates is None
