@@ -101,11 +101,6 @@ class Profiles:
         """A product's cosine with the centre of its cluster."""
         return float(self._closeness_N[row])
 
-    def category_codes(self) -> tuple[list[str], Rows]:
-        """The categories by name, and per product its place among them; -1: it has none."""
-        label = self._labels["category"]
-        return label.names, label.code_N
-
     def of(self, allowed: Mask | None = None) -> tuple[Profile, ...]:
         """Every cluster that holds an allowed product, by number."""
         row_M = np.arange(len(self.assignment_N)) if allowed is None else np.flatnonzero(allowed)

@@ -114,7 +114,7 @@ class MapAnswer(BaseModel):
 
     release: int
     num_products: int = Field(description="Of the release; more than the columns hold where they are a sample.")
-    categories: list[str] = Field(description="The commonest first.")
+    categories: list[str] = Field(description="Of these products, the commonest first.")
     product_id: list[str]
     name: list[str]
     x: list[float]

@@ -161,6 +161,14 @@ def test_what_is_withdrawn_is_nowhere(client: httpx.Client, release: OpenRelease
     assert not gone & (shown | set(answer["product_id"]))
 
 
+def test_a_category_whose_products_are_all_withdrawn_is_not_on_the_map(
+    client: httpx.Client, release: OpenRelease, withdraw: Callable
+) -> None:
+    withdraw(frozenset(release.products.product_id[release.products.category == "Watches"]))
+    categories = client.get("/v1/map").json()["categories"]
+    assert set(categories) == set(release.products.category) - {"Watches"} != set(release.products.category)
+
+
 def test_a_cluster_whose_products_are_all_withdrawn_is_gone(
     client: httpx.Client, release: OpenRelease, withdraw: Callable
 ) -> None:

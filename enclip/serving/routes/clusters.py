@@ -1,6 +1,6 @@
 """The clusters of the release, and the map they lie on."""
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import Annotated
 
 import numpy as np
@@ -98,23 +98,22 @@ def draw_map(served: Served, *, k: int) -> MapAnswer:
         )
     live = release.live(served.withdrawn)
     row_M = atlas.sample(k, live)
-    names, code_N = release.profiles.category_codes()
-    count_L = np.bincount(code_N[code_N >= 0], minlength=len(names))
-    commonest_L = np.lexsort((np.arange(len(names)), -count_L))
-    place_L = np.append(np.argsort(commonest_L), -1)  # the last is that of code -1
+    products = release.products.take(row_M)
+    category_M = products.category
+    commonest = Counter(sorted(category_M[category_M != ""])).most_common()  # ties by name
+    place_of = {category: place for place, (category, _) in enumerate(commonest)}
     suspect_M = np.isin(row_M, release.profiles.suspect_rows(live))
     position_M2 = atlas.position_N2[row_M].astype(np.float64).round(4)
-    products = release.products.take(row_M)
     return MapAnswer(
         release=served.version,
         num_products=sum(profile.num_products for profile in served.clusters),
-        categories=[names[code] for code in commonest_L],
+        categories=list(place_of),
         product_id=products.product_id.tolist(),
         name=products.name.tolist(),
         x=position_M2[:, 0].tolist(),
         y=position_M2[:, 1].tolist(),
         cluster=release.profiles.assignment_N[row_M].tolist(),
-        category=place_L[code_N[row_M]].tolist(),
+        category=[place_of.get(category, -1) for category in category_M],
         suspect=np.flatnonzero(suspect_M).tolist(),
     )
 
@@ -132,11 +131,7 @@ def _product(served: Served, row: int) -> ClusterProduct:
         **card.model_dump(),
         closeness=round(profiles.closeness(row), 4),
         suspects=[
-            SuspectLabel.of(suspect, list(_live(suspect.evidence, served.withdrawn)))
+            SuspectLabel.of(suspect, [other for other in suspect.evidence if other not in served.withdrawn])
             for suspect in profiles.suspects(row)
         ],
     )
-
-
-def _live(product_ids: Iterable[str], withdrawn: frozenset[str]) -> Iterable[str]:
-    return (product_id for product_id in product_ids if product_id not in withdrawn)
