@@ -315,7 +315,7 @@ def open_release_folder(
         _check_dims(folder, "student", student.dims, manifest)
     atlas = Atlas.load(folder / MAP, num_products=len(searcher.products)) if MAP in manifest.files else None
     suspects = load_suspects(folder / SUSPECTS) if SUSPECTS in manifest.files else None
-    return OpenRelease(version, manifest, searcher, loaded, groups, student, atlas, suspects)
+    return OpenRelease(version, manifest, searcher, loaded, groups, student, atlas=atlas, suspects=suspects)
 
 
 def _check_dims(folder: Path, whose: str, dims: tuple[int, ...], manifest: Manifest) -> None:
