@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from enclip.evaluation.contact_sheet import Frame, contact_sheet
 from enclip.pipeline.tables import write_csv
 from enclip.records import Products
-from enclip.retrieval.audit import Audit, audit
+from enclip.retrieval.audit import Audit, Suspect, all_suspects, audit, neighbours_for
 from enclip.retrieval.duplicates import find_duplicates
 from enclip.retrieval.neighbours import Looks, Neighbours
 from enclip.retrieval.searcher import Searcher
@@ -45,11 +45,13 @@ def audit_searcher(searcher: Searcher, *, without: frozenset[str] = frozenset())
     return Audit(suspects, duplicates)
 
 
-def near_duplicates(searcher: Searcher) -> Spread:
-    """The groups that a search can fold, for the release's files."""
-    looks = _looks(searcher)
-    neighbours = Neighbours.find(searcher.products, looks.vector_NP, searcher.clusters, k=NEAREST)
-    return Spread.of(find_duplicates(looks, neighbours), len(searcher.products))
+def findings(searcher: Searcher) -> tuple[Spread, tuple[Suspect, ...]]:
+    """For the release's files: the groups that a search can fold, and all suspects, the surest first."""
+    looks, size = _looks(searcher), len(searcher.products)
+    voting = neighbours_for(size)
+    neighbours = Neighbours.find(searcher.products, looks.vector_NP, searcher.clusters, k=max(NEAREST, voting))
+    groups = find_duplicates(looks, neighbours.nearest(NEAREST))
+    return Spread.of(groups, size), all_suspects(searcher.products, neighbours.nearest(voting), searcher.clusters)
 
 
 def write_audit(found: Audit, path: Path) -> Path:

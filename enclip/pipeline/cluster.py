@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from enclip.blobs import writing
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
-from enclip.pipeline.audit import near_duplicates
+from enclip.pipeline.audit import findings
 from enclip.pipeline.bank import bank_texts, query_bank
 from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.embed import member_block
@@ -20,7 +20,7 @@ from enclip.pipeline.gallery import extended
 from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
 from enclip.pipeline.index import Words, with_index
 from enclip.pipeline.members import load_member
-from enclip.pipeline.open_release import STUDENT, open_release
+from enclip.pipeline.open_release import STUDENT, OpenRelease, open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder, StudentStep
 from enclip.pipeline.tune import Tuned, tune
@@ -35,6 +35,8 @@ from enclip.release import (
     StudentSettings,
     write_manifest,
 )
+from enclip.retrieval.atlas import MAP, Atlas
+from enclip.retrieval.audit import SUSPECTS, save_suspects
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES
@@ -56,6 +58,7 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
         names: list[NDArray[np.float16]] = []
         if plan.recipe.release.gallery != "image":
             names = [member_block(platform, member, plan.snapshot, shards, what="names") for member in choice.members]
+        parent: OpenRelease | None = None
         if plan.built_from is not None:
             parent = open_release(platform, plan.built_from, encoders=False)
             searcher, parts = extended(parent.searcher, products, blocks, names), _parts(parent.manifest)
@@ -75,7 +78,10 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
             searcher.save(target)
-            near_duplicates(searcher).save(target / DUPLICATES)
+            duplicates, suspects = findings(searcher)
+            duplicates.save(target / DUPLICATES)
+            save_suspects(suspects, target / SUSPECTS)
+            atlas_of(searcher, parent, seed=plan.recipe.train.seed).save(target / MAP)
             if student is not None and parts["student"].num_texts:
                 copy_student(student, target / STUDENT)
             manifest = write_manifest(
@@ -104,6 +110,13 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
         folder.write("release", step)
         shutil.rmtree(target, ignore_errors=True)
     return step
+
+
+def atlas_of(searcher: Searcher, parent: OpenRelease | None, *, seed: int) -> Atlas:
+    """A release's map: its parent's with newcomers, where the parent of a refresh has one, else a new one."""
+    if parent is None or parent.atlas is None:
+        return Atlas.fit(searcher.vectors(), seed=seed)
+    return parent.atlas.extended(parent.products, searcher.products, searcher.vectors(), seed=seed)
 
 
 def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:

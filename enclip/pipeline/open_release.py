@@ -21,8 +21,11 @@ from enclip.recipes import Device
 from enclip.records import Encoder, Filters, Floats, Product, Products, Ranking
 from enclip.registry import Registry
 from enclip.release import Manifest, read_manifest
+from enclip.retrieval.atlas import MAP, Atlas
+from enclip.retrieval.audit import SUSPECTS, Suspect, load_suspects
 from enclip.retrieval.explain import Explanation, explain
 from enclip.retrieval.filters import both
+from enclip.retrieval.profiles import Profiles
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
 
@@ -42,6 +45,8 @@ class OpenRelease:
     encoders: tuple[Encoder, ...]
     near_duplicates: Spread | None = None  # releases from before there were any lack them
     student: TextStudent | None = None  # answers for the members' text towers
+    atlas: Atlas | None = None  # as with near_duplicates
+    suspects: tuple[Suspect, ...] | None = None
 
     @property
     def products(self) -> Products:
@@ -163,14 +168,24 @@ class OpenRelease:
     ) -> Ranking:
         """The k products most like one of the index, itself left out. Raises QueryError for an unknown id."""
         self._check_page(k)
-        allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
+        allowed = self.live(withdrawn)
         return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
 
     def counts(
         self, filters: Filters | None = None, *, withdrawn: frozenset[str] = frozenset()
     ) -> dict[str, dict[str, int]]:
         """By "category", "gender" and "colour": value → products that have it and pass the other filters."""
-        return self.searcher.counts(filters, self.searcher.mask_without(withdrawn) if withdrawn else None)
+        return self.searcher.counts(filters, self.live(withdrawn))
+
+    def live(self, withdrawn: frozenset[str]) -> NDArray[np.bool_] | None:
+        """`[N]`: the products that are not withdrawn; None where that is all."""
+        return self.searcher.mask_without(withdrawn) if withdrawn else None
+
+    @cached_property
+    def profiles(self) -> Profiles:
+        """What its clusters hold; computed on first use."""
+        searcher = self.searcher
+        return Profiles(self.products, searcher.clusters, searcher.closeness(), self.atlas, self.suspects or ())
 
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """Per member `embedding_QD` of the texts, in one pass where there is a student; single ones are remembered."""
@@ -217,7 +232,7 @@ class OpenRelease:
         """What a search may show. Raises QueryError for a withdrawn product to be like."""
         if like in withdrawn:
             raise QueryError(f"Product {like!r} is withdrawn.", remedy="Choose another one to be like.")
-        live = self.searcher.mask_without(withdrawn) if withdrawn else None
+        live = self.live(withdrawn)
         return both(live, self.searcher.mask_without(frozenset({like}), keep=False) if like else None)
 
     def _question(
@@ -316,7 +331,9 @@ def open_release_folder(
     if encoders and manifest.student.num_texts:
         student = TextStudent.load(folder / STUDENT, device=resolve_device(device))
         _check_dims(folder, "student", student.dims, manifest)
-    return OpenRelease(version, manifest, searcher, loaded, groups, student)
+    atlas = Atlas.load(folder / MAP, num_products=len(searcher.products)) if MAP in manifest.files else None
+    suspects = load_suspects(folder / SUSPECTS) if SUSPECTS in manifest.files else None
+    return OpenRelease(version, manifest, searcher, loaded, groups, student, atlas=atlas, suspects=suspects)
 
 
 def _check_dims(folder: Path, whose: str, dims: tuple[int, ...], manifest: Manifest) -> None:

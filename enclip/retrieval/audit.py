@@ -4,15 +4,19 @@ Nothing is changed here or by anyone who calls this: the lists are for people.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
+from enclip.errors import ReleaseError
 from enclip.records import Floats, Products, Strings
 from enclip.retrieval.clusters import Clusters
 from enclip.retrieval.duplicates import DuplicateGroup, describe_duplicates, find_duplicates
 from enclip.retrieval.neighbours import Looks, Neighbours
 
+SUSPECTS = "suspects.json"
 LABELS = ("article_type", "gender", "base_colour")
 MAX_NEIGHBOURS = 40
 SAME_PICTURE_VOTES = 5.0  # say of the other products with the very same picture, in neighbours
@@ -53,6 +57,9 @@ class Suspect:
     evidence: tuple[str, ...]
 
 
+_SUSPECTS = TypeAdapter(tuple[Suspect, ...])
+
+
 @dataclass(frozen=True, slots=True)
 class Audit:
     """What a person should look at: the surest first."""
@@ -68,11 +75,31 @@ def audit(products: Products, looks: Looks, clusters: Clusters, *, labels: tuple
     vectors, memory is a few hundred bytes a product.
     """
     neighbours = Neighbours.find(products, looks.vector_NP, clusters, k=neighbours_for(len(products)))
-    suspects = [suspect for name in labels for suspect in find_suspects(products, neighbours, clusters, attribute=name)]
     return Audit(
-        suspects=tuple(sorted(suspects, key=lambda one: (-one.confidence, one.product_id, one.attribute))),
+        suspects=all_suspects(products, neighbours, clusters, labels=labels),
         duplicates=describe_duplicates(find_duplicates(looks, neighbours), looks, products, clusters.assignment_N),
     )
+
+
+def all_suspects(
+    products: Products, neighbours: Neighbours, clusters: Clusters, *, labels: tuple[str, ...] = LABELS
+) -> tuple[Suspect, ...]:
+    """The suspects of all labels, the surest first; `neighbours_for(N)` neighbours vote."""
+    suspects = [suspect for name in labels for suspect in find_suspects(products, neighbours, clusters, attribute=name)]
+    return tuple(sorted(suspects, key=lambda one: (-one.confidence, one.product_id, one.attribute)))
+
+
+def save_suspects(suspects: tuple[Suspect, ...], path: Path) -> None:
+    """Write them as JSON, in order."""
+    path.write_bytes(_SUSPECTS.dump_json(suspects))
+
+
+def load_suspects(path: Path) -> tuple[Suspect, ...]:
+    """Read what `save_suspects` wrote. Raises ReleaseError where it is missing or damaged."""
+    try:
+        return _SUSPECTS.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ReleaseError(f"Release file {path} cannot be read.", remedy="Fetch the release again.") from error
 
 
 def neighbours_for(num_products: int) -> int:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import faiss
 import numpy as np
-from faiss.contrib.inspect_tools import get_invlist
 from numpy.typing import NDArray
 
 from enclip.errors import ReleaseError
@@ -88,9 +87,10 @@ class Index(ABC):
         row_QK = self._nearest(query_QP, num_rows, allowed)
         return [rows[rows >= 0] for rows in row_QK]
 
-    @abstractmethod
-    def vectors(self) -> Floats:
-        """The vectors, `[N, P]` float32: a copy."""
+    def vectors(self, start: int = 0, stop: int | None = None) -> Floats:
+        """The vectors of these rows, `[N, P]` float32: a copy."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        return np.asarray(self._index.reconstruct_n(start, stop - start), np.float32)
 
     def save(self, path: Path) -> None:
         """Write FAISS's own format."""
@@ -114,10 +114,6 @@ class FlatIndex(Index):
         index = faiss.IndexFlatIP(vector_NP.shape[1])
         index.add(np.ascontiguousarray(vector_NP, np.float32))
         return cls(index)
-
-    def vectors(self) -> Floats:
-        """The vectors, `[N, P]` float32: a copy."""
-        return np.asarray(self._index.reconstruct_n(0, len(self)), np.float32)
 
     def _nearest(self, query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
         return _exact(self._index, query_QP, num_rows, allowed)
@@ -162,14 +158,6 @@ class CellIndex(Index):
     def num_bytes(self) -> int:
         """Vectors, their rows, and the cells' means."""
         return len(self) * (self.width * 4 + 8) + int(self._index.nlist) * self.width * 4
-
-    def vectors(self) -> Floats:
-        """The vectors, `[N, P]` float32: a copy."""
-        vector_NP = np.empty((len(self), self.width), np.float32)
-        for cell in range(self._index.nlist):
-            rows, codes = get_invlist(self._index.invlists, cell)  # type: ignore[no-untyped-call]
-            vector_NP[rows] = codes.view(np.float32).reshape(len(rows), self.width)
-        return vector_NP
 
     def save(self, path: Path) -> None:
         """Write FAISS's own format, effort included."""
@@ -217,10 +205,6 @@ class GraphIndex(Index):
     def bytes_of(num_rows: int, width: int) -> int:
         """What a graph over so many vectors will take."""
         return num_rows * (width * 4 + 2 * LINKS * 4)
-
-    def vectors(self) -> Floats:
-        """The vectors, `[N, P]` float32: a copy."""
-        return np.asarray(self._index.reconstruct_n(0, len(self)), np.float32)
 
     def save(self, path: Path) -> None:
         """Write FAISS's own format, effort included."""

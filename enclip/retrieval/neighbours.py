@@ -1,7 +1,7 @@
 """Pictures → the pictures most like them: what near-duplicates and labels are judged by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faiss
@@ -70,6 +70,10 @@ class Neighbours:
 
     def __len__(self) -> int:
         return len(self.first_U)
+
+    def nearest(self, k: int) -> "Neighbours":
+        """The first k of each alone."""
+        return replace(self, row_UK=self.row_UK[:, :k], distance_UK=self.distance_UK[:, :k])
 
     def copies(self) -> list[Rows]:
         """The products of each picture that several share, ascending."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Filters, Floats, Products, Ranking
-from enclip.retrieval import ranking
+from enclip.retrieval import fusion, ranking
 from enclip.retrieval.bank import QueryBank
 from enclip.retrieval.blocks import fit_projection, joined
 from enclip.retrieval.checks import check_parts, check_query
-from enclip.retrieval.clusters import Clusters
+from enclip.retrieval.clusters import CHUNK_ROWS, Clusters
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.heads import AttributeHeads
@@ -263,9 +263,22 @@ class Searcher(Scorer):
         if self.bank is not None and moved:
             changed.wording = self.wording.remixed(self.embedding_ND, changed.mix)
             changed.gather()
-            vector_NP = self.index.vectors()[:, : self.projection.width]
-            changed.index = FlatIndex.build(with_columns(vector_NP, changed.wording.offset_NE))
+            changed.index = FlatIndex.build(with_columns(self.vectors(), changed.wording.offset_NE))
         return changed
+
+    def vectors(self) -> Floats:
+        """`[N, P]` float32: the products in the projection, where their clusters lie; a copy."""
+        return self.index.vectors()[:, : self.projection.width]
+
+    def closeness(self) -> Floats:
+        """`[N]` float32: each product's cosine with the centre of its cluster."""
+        closeness_N = np.empty(len(self.products), np.float32)
+        for start in range(0, len(closeness_N), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            vector_BP = self.index.vectors(start, start + CHUNK_ROWS)[:, : self.projection.width]
+            centre_BP = self.clusters.centroid_CP[self.clusters.assignment_N[rows]]
+            closeness_N[rows] = np.einsum("bp,bp->b", fusion.unit(vector_BP), centre_BP)
+        return closeness_N
 
     @property
     def num_bytes(self) -> int:

@@ -18,6 +18,7 @@ from enclip.serving.problems import install_handlers
 from enclip.serving.releases import Releases
 from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
+from enclip.serving.routes.clusters import cluster_routes
 from enclip.serving.routes.compare import compare_routes
 from enclip.serving.routes.embed import embed_routes
 from enclip.serving.routes.explain import explain_routes
@@ -74,6 +75,7 @@ def create_app(
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)
     for searching in (search_routes(desk), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
         app.include_router(searching, dependencies=[Depends(begin_in_time)], responses=REFUSALS)
+    app.include_router(cluster_routes(desk), dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(catalog_routes(desk, picture))
     if releases:
         app.include_router(compare_routes(desk, releases))

@@ -14,10 +14,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from enclip.errors import EnclipError
 from enclip.records import Filters, Floats, Product, Products, Ranking
 from enclip.release import Manifest
+from enclip.retrieval.atlas import Atlas
+from enclip.retrieval.audit import Suspect
 from enclip.retrieval.explain import Explanation
+from enclip.retrieval.profiles import Profile, Profiles
 from enclip.serving.overview import Overview, describe_catalog
 
 logger = logging.getLogger(__name__)
@@ -42,6 +48,25 @@ class OpenRelease(Protocol):
 
     def row(self, product_id: str) -> int | None:
         """A product's row in `products`; None where the release does not hold it."""
+        ...
+
+    @property
+    def atlas(self) -> Atlas | None:
+        """The map of its products; None for a release from before there were any."""
+        ...
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...] | None:
+        """Labels to look at; None for a release from before they were stored."""
+        ...
+
+    @property
+    def profiles(self) -> Profiles:
+        """What its clusters hold."""
+        ...
+
+    def live(self, withdrawn: frozenset[str]) -> NDArray[np.bool_] | None:
+        """`[N]`: the products that are not withdrawn; None where that is all."""
         ...
 
     def search(
@@ -122,6 +147,11 @@ class Served:
     def overview(self) -> Overview:
         """What the catalog holds; counted on first use, once for each release and set of withdrawals."""
         return describe_catalog(self.release.products, withdrawn=self.withdrawn, seed=self.version)
+
+    @cached_property
+    def clusters(self) -> tuple[Profile, ...]:
+        """What each cluster holds that is not withdrawn; likewise."""
+        return self.release.profiles.of(self.release.live(self.withdrawn))
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,13 @@ def retrained(platform: Platform, run_id: str) -> GateStep:
     return finish(platform, run_id)
 
 
+def placed(platform: Platform, release: int) -> dict[str, tuple[float, float]]:
+    """Where a release has its products on the map."""
+    opened = open_release(platform, release, encoders=False)
+    assert opened.atlas is not None
+    return dict(zip(opened.products.product_id, map(tuple, opened.atlas.position_N2.tolist()), strict=True))
+
+
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     """160 products and a first release as champion."""
@@ -97,6 +104,9 @@ def test_a_retrained_ensemble_is_rebased_onto_the_catalog_that_a_refresh_has_pub
     assert len(rebased.products) == 180
     assert rebased.manifest.ensemble_key == platform.registry.release_manifest(gate.release).ensemble_key
     assert rebased.manifest.parent_release == refreshed.release
+    on_map = placed(platform, gate.release)
+    assert len(on_map) == 160 and placed(platform, step.release).items() >= on_map.items(), "a refresh moves nobody"
+    assert rebased.suspects is not None
     assert not should_refresh(platform)
 
 

@@ -26,7 +26,7 @@ def batch_routes(desk: Desk) -> APIRouter:
         # One after the other: a batch takes one thread, as any search does, and others get their turn in between.
         for place, search in enumerate(request.searches):
             with blaming("searches", place):
-                answers.append(await answer(desk, served, search, () if place else texts))
+                answers.append(await answer(desk, served, search, texts=() if place else texts))
         return BatchAnswer(release=served.version, took_ms=ms_since(started), answers=answers)
 
     return router

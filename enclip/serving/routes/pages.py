@@ -10,7 +10,7 @@ PAGE = Path(str(files("enclip.serving") / "page"))
 
 
 def page_routes() -> APIRouter:
-    """`/`, `/compare` and `/docs`."""
+    """`/`, `/compare`, `/clusters` and `/docs`."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
@@ -20,6 +20,10 @@ def page_routes() -> APIRouter:
     @router.get("/compare")
     async def compare() -> FileResponse:
         return FileResponse(PAGE / "compare.html", headers={"Cache-Control": "no-cache"})
+
+    @router.get("/clusters")
+    async def clusters() -> FileResponse:
+        return FileResponse(PAGE / "clusters.html", headers={"Cache-Control": "no-cache"})
 
     @router.get("/docs")
     async def docs() -> FileResponse:

@@ -32,8 +32,7 @@ def search_routes(desk: Desk) -> APIRouter:
 
     @router.post("/search", summary="Search by words, a picture, a product, or any of them together")
     async def search(request: SearchRequest) -> SearchAnswer:
-        served = desk.served()
-        return await answer(desk, served, request, texts_of(served, request))
+        return await answer(desk, desk.served(), request)
 
     @router.get("/similar/{product_id:path}", summary="Products like one of the catalog")
     async def similar(
@@ -66,8 +65,15 @@ def search_routes(desk: Desk) -> APIRouter:
     return router
 
 
-async def answer(desk: Desk, served: Served, request: SearchRequest, texts: Iterable[str]) -> SearchAnswer:
-    """One search over one release; `texts` are encoded before it."""
+async def answer(
+    desk: Desk, served: Served, request: SearchRequest, *, texts: Iterable[str] | None = None
+) -> SearchAnswer:
+    """One search over one release.
+
+    Args:
+        texts: what is encoded before it, where that is not just its own (`texts_of`).
+    """
+    texts = texts_of(served, request) if texts is None else texts
     started = time.perf_counter()
     ranking = await desk.search(
         lambda: served.release.search(

@@ -18,7 +18,7 @@ from enclip.models.bases import load_base
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipEncoder
 from enclip.models.soup import estimate_batch_norm
-from enclip.pipeline.audit import audit_searcher, draw_suspects, near_duplicates
+from enclip.pipeline.audit import audit_searcher, draw_suspects, findings
 from enclip.pipeline.members import member_of
 from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.platform import Platform, open_platform
@@ -76,7 +76,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, drawn_catalog: Path) -> Path:
         folder = scratch / run_id
         searcher.save(folder)
         if run_id == "after":
-            near_duplicates(searcher).save(folder / DUPLICATES)
+            findings(searcher)[0].save(folder / DUPLICATES)
         manifest = Manifest(
             kind="retrain",
             run_id=run_id,
@@ -189,6 +189,11 @@ def test_a_spread_page_shows_one_picture_once(enclip: Command, release: OpenRele
     ]
     assert "folded" in enclip("search", "--image", str(path), "--spread")[1]
     assert "folded" not in enclip("search", "--image", str(path))[1]
+
+
+def test_a_release_stores_the_suspects_that_an_audit_lists(release: OpenRelease) -> None:
+    suspects = findings(release.searcher)[1]
+    assert suspects and suspects == audit_searcher(release.searcher).suspects
 
 
 def test_a_release_from_before_near_duplicates_were_stored_folds_none(enclip: Command, platform: Platform) -> None:

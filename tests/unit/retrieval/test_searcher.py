@@ -261,6 +261,13 @@ def test_a_refresh_keeps_cluster_numbers_and_the_scores_of_old_products(shop):
     assert after.search(shop.queries, k=10, allowed=allowed) == before.search(shop.queries, k=10)
 
 
+def test_closeness_is_the_cosine_with_the_own_centre(shop, searcher):
+    for row, closeness in enumerate(searcher.closeness().tolist()):
+        vector = searcher.projection.gallery(searcher.embedding_ND[row : row + 1])[0]
+        centre = searcher.clusters.centroid_CP[searcher.clusters.assignment_N[row]]
+        assert closeness == pytest.approx(vector @ centre / np.linalg.norm(vector) / np.linalg.norm(centre), abs=1e-5)
+
+
 def test_a_refresh_with_another_ensemble_is_refused(shop, searcher):
     with pytest.raises(ReleaseError, match="cannot be extended"):
         Searcher.build(shop.products, shop.blocks[:2], [0.5, 0.5], cluster_count=3, like=searcher)
