@@ -24,6 +24,7 @@ from enclip.retrieval.explain import Explanation, explain
 from enclip.retrieval.filters import both
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
+from enclip.spans import describe, span
 
 STUDENT = "student"
 MAX_RESULTS = 1000
@@ -58,6 +59,7 @@ class OpenRelease:
             raise QueryError(f"Product {product_id!r} is not in release {self.version}.")
         return row
 
+    @span("search")
     def search(
         self,
         *,
@@ -87,13 +89,16 @@ class OpenRelease:
             QueryError: nothing is asked for, a picture that cannot be read, an unknown product, weights, k or offset
                 out of range.
         """
+        self._describe_span(k=k, offset=offset)
         question = self._question(text, image, like, without, weights)
         self._check_page(k, offset)
         allowed = self._shown(withdrawn, like)
         blocks = question.mixed(self._parts(question), turn=self._turn(question))
         folding = self.near_duplicates if spread else None
 
+        @span("search index")
         def best(depth: int) -> Ranking:
+            describe(k=depth)
             return self.searcher.search(
                 blocks,
                 k=depth,
@@ -113,6 +118,7 @@ class OpenRelease:
         before = best(first)
         return before.extended(best(MAX_RESULTS)).after(offset, k=k)
 
+    @span("explain")
     def explain(
         self,
         product_id: str,
@@ -133,6 +139,7 @@ class OpenRelease:
         Raises:
             QueryError: as `search`, or an unknown product.
         """
+        self._describe_span()
         question = self._question(text, image, like, without, weights)
         parts = self._parts(question)
         found = explain(
@@ -154,13 +161,16 @@ class OpenRelease:
         }
         return found, cosines
 
+    @span("similar")
     def similar(
         self, product_id: str, *, k: int = 10, filters: Filters | None = None, withdrawn: frozenset[str] = frozenset()
     ) -> Ranking:
         """The k products most like one of the index, itself left out. Raises QueryError for an unknown id."""
+        self._describe_span(k=k)
         self._check_page(k)
         allowed = self.searcher.mask_without(withdrawn) if withdrawn else None
-        return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
+        with span("search index"):
+            return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
 
     def counts(
         self, filters: Filters | None = None, *, withdrawn: frozenset[str] = frozenset()
@@ -168,13 +178,16 @@ class OpenRelease:
         """By "category", "gender" and "colour": value → products that have it and pass the other filters."""
         return self.searcher.counts(filters, self.searcher.mask_without(withdrawn) if withdrawn else None)
 
+    @span("encode texts")
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """Per member `embedding_QD` of the texts, in one pass where there is a student; single ones are remembered."""
+        describe(num_texts=len(texts))
         if not 0 < len(texts) <= FEW:  # many at once are an evaluation's, which would push out what people ask for
             return self._encoding(texts)
         found = [self._remembered(text) for text in texts]
         return [np.concatenate(of_member) for of_member in zip(*found, strict=True)]
 
+    @span("encode picture")
     def encode_picture(self, image: bytes) -> list[Floats]:
         """Per member `embedding_1D` of a picture. Raises QueryError where it cannot be read."""
         try:
@@ -185,6 +198,9 @@ class OpenRelease:
             encoder.encode_images(fit_square(pixels, member.pixel_side)[None])
             for encoder, member in zip(self.encoders, self.manifest.members, strict=True)
         ]
+
+    def _describe_span(self, **numbers: int) -> None:
+        describe(release=self.version, num_members=len(self.manifest.members), **numbers)
 
     @cached_property
     def _encoding(self) -> Callable[[Sequence[str]], list[Floats]]:

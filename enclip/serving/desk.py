@@ -13,6 +13,7 @@ from fastapi import Header, HTTPException
 from enclip.serving.follow import Follower, Served
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.problems import described
+from enclip.spans import span
 
 MAX_WAITING = 256
 MAX_WAIT_S = 5.0
@@ -74,7 +75,8 @@ class Desk:
         Raises HTTPException, and has started nothing, where too many wait (429) or its turn does not come
         in time (503): a search that is refused can be asked again, here or of another replica.
         """
-        await self._take_turn()
+        with span("wait for turn"):
+            await self._take_turn()
         try:
             return await to_thread.run_sync(work, limiter=self._threads)
         finally:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from enclip.errors import EnclipError, ImageError, QueryError
+from enclip.serving.logs import trace_id
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _SCHEMA = {
         "status": {"type": "integer"},
         "detail": _TEXT,
         "request_id": _TEXT,
+        "trace_id": _TEXT,
         "errors": {"type": "array", "items": {"type": "object", "properties": {"field": _TEXT, "problem": _TEXT}}},
     },
 }
@@ -48,6 +50,8 @@ def problem(
         "detail": detail,
         "request_id": request_id,
     }
+    if traced := trace_id():
+        content["trace_id"] = traced
     if errors:
         content["errors"] = list(errors)
     return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
@@ -93,7 +97,7 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(EnclipError)
     async def _unavailable(request: Request, error: EnclipError) -> JSONResponse:
         # A store or registry that does not answer; where it lies is the operator's to know, not the client's.
-        logger.error("Request %s: %s", request_id_of(request), error)
+        logger.error("%s", error)
         return problem(
             503,
             "A part of the service does not answer; its log has this request's id.",

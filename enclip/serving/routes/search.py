@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Path, Query
 from enclip.records import Ranking
 from enclip.serving.desk import Desk
 from enclip.serving.follow import Served
+from enclip.serving.query_log import noted
 from enclip.serving.schemas import (
     DEFAULT_K,
     MAX_K,
@@ -15,6 +16,7 @@ from enclip.serving.schemas import (
     FilterValues,
     ProductCard,
     SearchAnswer,
+    SearchFilters,
     SearchHit,
     SearchRequest,
     SimilarAnswer,
@@ -45,6 +47,10 @@ def search_routes(desk: Desk) -> APIRouter:
         product = served.product(product_id)
         if product is None:
             raise HTTPException(404, f"Release {served.version} has no such product.")
+        request = SearchRequest(
+            like=product_id, k=k, filters=SearchFilters(category=category, gender=gender, colour=colour)
+        )
+        note = noted(served.version, request)
         started = time.perf_counter()
         ranking = await desk.search(
             lambda: served.release.similar(
@@ -54,11 +60,13 @@ def search_routes(desk: Desk) -> APIRouter:
                 withdrawn=served.withdrawn,
             )
         )
-        return SimilarAnswer(
-            release=served.version,
-            took_ms=ms_since(started),
-            results=found_by(served, ranking),
-            product=ProductCard.of(product),
+        return note.answered(
+            SimilarAnswer(
+                release=served.version,
+                took_ms=ms_since(started),
+                results=found_by(served, ranking),
+                product=ProductCard.of(product),
+            )
         )
 
     return router
@@ -66,6 +74,7 @@ def search_routes(desk: Desk) -> APIRouter:
 
 async def answer(desk: Desk, served: Served, request: SearchRequest) -> SearchAnswer:
     """One search over one release."""
+    note = noted(served.version, request)
     if request.like is not None and served.product(request.like) is None:
         raise HTTPException(404, f"Release {served.version} has no product {request.like!r}.")
     started = time.perf_counter()
@@ -83,7 +92,8 @@ async def answer(desk: Desk, served: Served, request: SearchRequest) -> SearchAn
             spread=request.spread,
         )
     )
-    return SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
+    found = SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
+    return note.answered(found)
 
 
 def found_by(served: Served, ranking: Ranking) -> list[SearchHit]:
