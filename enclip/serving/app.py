@@ -14,7 +14,7 @@ from enclip.serving.desk import MAX_WAIT_S, MAX_WAITING, REFUSALS, Desk, begin_i
 from enclip.serving.envelope import Envelope
 from enclip.serving.follow import Follower
 from enclip.serving.metrics import ServiceMetrics
-from enclip.serving.problems import install_handlers
+from enclip.serving.problems import describe_problems, install_handlers
 from enclip.serving.query_log import QueryLog
 from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
@@ -75,6 +75,7 @@ def create_app(
         ],
     )
     install_handlers(app)
+    describe_problems(app)
     if keys:
         describe_keys(app)
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)

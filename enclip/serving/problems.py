@@ -57,9 +57,39 @@ def problem(
     return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
 
 
-def described(says: str) -> dict[str, Any]:
-    """A problem in OpenAPI: when a route answers with it."""
-    return {"description": says, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+def described(says: str, *, retried: bool = False) -> dict[str, Any]:
+    """A problem in OpenAPI: when a route answers with it, and whether it says how long to wait then."""
+    headers = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}}
+    return {"description": says, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}} | (
+        {"headers": headers} if retried else {}
+    )
+
+
+# What a route answers where it cannot find what is named; for FastAPI's `responses`.
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: described("The release has no such product.")}
+UNREADY: dict[int | str, dict[str, Any]] = {
+    503: described("No release answers yet, or the store does not.", retried=True)
+}
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Have the app's OpenAPI say what `install_handlers` answers, in place of FastAPI's own form of it."""
+    without_problems = app.openapi
+
+    def with_problems() -> dict[str, Any]:
+        description = without_problems()
+        for operations in description["paths"].values():
+            for operation in operations.values():
+                if "requestBody" in operation:
+                    operation["responses"]["400"] = described("The body is not JSON.")
+                    operation["responses"]["413"] = described("The body is too large.")
+                if "422" in operation["responses"]:
+                    operation["responses"]["422"] = described("What is asked cannot be; `errors` names the fields.")
+        for unused in ("HTTPValidationError", "ValidationError"):
+            description.get("components", {}).get("schemas", {}).pop(unused, None)
+        return description
+
+    app.openapi = with_problems  # type: ignore[method-assign]  # FastAPI's own way to extend its description
 
 
 def request_id_of(request: Request) -> str:

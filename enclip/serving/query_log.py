@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
-from queue import Full, Queue
+from queue import Queue
 from typing import Any, TypeVar
 
 from enclip.errors import ConfigError
@@ -97,7 +97,7 @@ class QueryLog:
             ) from error
         queue: Queue[logging.LogRecord] = Queue(MAX_QUEUED)
         self._queued = _Queued(queue, tell=self._tell)
-        self._listener = QueueListener(queue, self._file)
+        self._listener = _Listener(queue, self._file)
         self._count: Callable[[str], None] = lambda _outcome: None
         self._fails = False
 
@@ -127,9 +127,8 @@ class QueryLog:
             self._queued.emit(logging.makeLogRecord({"msg": json.dumps(about | note.line())}))
 
     def _end(self) -> None:
-        with suppress(Full):
-            self._listener.stop()
-            self._file.close()
+        self._listener.stop()
+        self._file.close()
 
     def _tell(self, error: BaseException | None) -> None:
         self._count("lost" if error else "written")
@@ -148,6 +147,13 @@ class _Queued(QueueHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
         self._tell(sys.exc_info()[1])
+
+
+class _Listener(QueueListener):
+    """Ends when all that is queued is written, if the queue is full too."""
+
+    def enqueue_sentinel(self) -> None:
+        self.queue.put(None)  # type: ignore[attr-defined]  # it is a Queue
 
 
 class _File(RotatingFileHandler):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Path, Query
 from enclip.records import Ranking
 from enclip.serving.desk import Desk
 from enclip.serving.follow import Served
+from enclip.serving.problems import UNKNOWN
 from enclip.serving.query_log import noted
 from enclip.serving.schemas import (
     DEFAULT_K,
@@ -31,11 +32,11 @@ def search_routes(desk: Desk) -> APIRouter:
     """`/v1/search` and `/v1/similar`."""
     router = APIRouter(prefix="/v1")
 
-    @router.post("/search", summary="Search by words, a picture, a product, or any of them together")
+    @router.post("/search", summary="Search by words, a picture, a product, or any of them together", responses=UNKNOWN)
     async def search(request: SearchRequest) -> SearchAnswer:
         return await answer(desk, desk.served(), request)
 
-    @router.get("/similar/{product_id:path}", summary="Products like one of the catalog")
+    @router.get("/similar/{product_id:path}", summary="Products like one of the catalog", responses=UNKNOWN)
     async def similar(
         product_id: ProductId,
         k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
