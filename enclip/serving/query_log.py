@@ -17,6 +17,7 @@ from io import TextIOWrapper
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from queue import Queue
+from time import monotonic
 from typing import Any, TypeVar
 
 from enclip.errors import ConfigError
@@ -30,6 +31,7 @@ MAX_FILES = 8
 MAX_QUEUED = 10_000  # lines of some hundred bytes
 NUM_IDS = 10
 STOP_S = 5.0
+SILENCE_S = 60.0
 
 AnswerT = TypeVar("AnswerT", bound=SearchAnswer)
 
@@ -77,7 +79,7 @@ class QueryLog:
     """A file of JSON lines; at 64 MB it becomes `NAME.1`, and so on up to `NAME.8`, then the oldest go.
 
     A thread writes it, so that no search waits for a disk. A line that cannot be written is counted and gone; the
-    service's log says so once, until writing works again.
+    service's log says so, once a minute at most.
 
     Args:
         path: the file; made if need be, readable by its owner alone.
@@ -99,7 +101,7 @@ class QueryLog:
         self._queued = _Queued(queue, tell=self._tell)
         self._listener = _Listener(queue, self._file)
         self._count: Callable[[str], None] = lambda _outcome: None
-        self._fails = False
+        self._silent_until = 0.0  # on the monotonic clock
 
     def start(self, count: Callable[[str], None]) -> None:
         """Write from a thread of its own; `count` gets "written" or "lost" for each line."""
@@ -132,10 +134,10 @@ class QueryLog:
 
     def _tell(self, error: BaseException | None) -> None:
         self._count("lost" if error else "written")
-        if error and not self._fails:
+        if error and monotonic() >= self._silent_until:
+            self._silent_until = monotonic() + SILENCE_S
             reason = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
             logger.error("The query log cannot be written: %s. Searches go on, their lines are lost.", reason)
-        self._fails = error is not None
 
 
 class _Queued(QueueHandler):
