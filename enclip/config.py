@@ -1,7 +1,7 @@
 """Where we are: the environment, read once, at entry points only."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -69,6 +69,27 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds that a search may wait for its turn in the service before it is refused.",
     )
+
+    query_log: str = Field(
+        "",
+        alias="ENCLIP_QUERY_LOG",
+        description="File of JSON lines that the service keeps of what is searched for and found; empty: none.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", alias="ENCLIP_LOG_FORMAT", description="How the service writes its log: text or json."
+    )
+
+    @field_validator("query_log")
+    @classmethod
+    def _absolute_or_none(cls, path: str) -> str:
+        return str(Path(path).expanduser().absolute()) if path else ""
+
+    @field_validator("log_format", mode="before")
+    @classmethod
+    def _known_format(cls, value: object) -> object:
+        if value not in ("text", "json"):
+            raise ConfigError(f"ENCLIP_LOG_FORMAT is {value!r}.", remedy="Set it to text or json.")
+        return value
 
     @field_validator("search_wait_s", mode="wrap")
     @classmethod

@@ -109,6 +109,9 @@ def serve(
     A search that waits longer than ENCLIP_SEARCH_WAIT_S (5) for its turn is refused with 503, one that comes while
     256 wait with 429. SIGTERM finishes what was accepted.
 
+    ENCLIP_QUERY_LOG (a file) keeps what was searched for, ENCLIP_LOG_FORMAT=json makes the log JSON, and
+    OTEL_EXPORTER_OTLP_ENDPOINT sends traces to a collector.
+
     Examples: `enclip serve` · `ENCLIP_API_KEYS=$(openssl rand -hex 32) enclip serve --host 0.0.0.0`
     """
     from enclip.serving.run import run_server

@@ -28,6 +28,7 @@ from enclip.retrieval.filters import both
 from enclip.retrieval.profiles import Profiles
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
+from enclip.spans import describe, span
 
 STUDENT = "student"
 MAX_RESULTS = 1000
@@ -67,6 +68,7 @@ class OpenRelease:
             raise QueryError(f"Product {product_id!r} is not in release {self.version}.")
         return row
 
+    @span("search")
     def search(
         self,
         *,
@@ -96,13 +98,16 @@ class OpenRelease:
             QueryError: nothing is asked for, a picture that cannot be read, an unknown product, weights, k or offset
                 out of range.
         """
+        self._describe_span(k=k, offset=offset)
         question = self._question(text, image, like, without, weights)
         self._check_page(k, offset)
         allowed = self._shown(withdrawn, like)
         blocks = question.mixed(self._parts(question), turn=self._turn(question))
         folding = self.near_duplicates if spread else None
 
+        @span("search index")
         def best(depth: int) -> Ranking:
+            describe(k=depth)
             return self.searcher.search(
                 blocks,
                 k=depth,
@@ -122,6 +127,7 @@ class OpenRelease:
         before = best(first)
         return before.extended(best(MAX_RESULTS)).after(offset, k=k)
 
+    @span("explain")
     def explain(
         self,
         product_id: str,
@@ -142,6 +148,7 @@ class OpenRelease:
         Raises:
             QueryError: as `search`, or an unknown product.
         """
+        self._describe_span()
         question = self._question(text, image, like, without, weights)
         parts = self._parts(question)
         found = explain(
@@ -163,13 +170,15 @@ class OpenRelease:
         }
         return found, cosines
 
+    @span("similar")
     def similar(
         self, product_id: str, *, k: int = 10, filters: Filters | None = None, withdrawn: frozenset[str] = frozenset()
     ) -> Ranking:
         """The k products most like one of the index, itself left out. Raises QueryError for an unknown id."""
+        self._describe_span(k=k)
         self._check_page(k)
-        allowed = self.live(withdrawn)
-        return self.searcher.similar(product_id, k=k, filters=filters, allowed=allowed)
+        with span("search index"):
+            return self.searcher.similar(product_id, k=k, filters=filters, allowed=self.live(withdrawn))
 
     def counts(
         self, filters: Filters | None = None, *, withdrawn: frozenset[str] = frozenset()
@@ -187,8 +196,10 @@ class OpenRelease:
         searcher = self.searcher
         return Profiles(self.products, searcher.clusters, searcher.closeness(), self.atlas, self.suspects or ())
 
+    @span("encode texts")
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """Per member `embedding_QD` of the texts, in one pass where there is a student; single ones are remembered."""
+        describe(num_texts=len(texts))
         if not 0 < len(texts) <= FEW:  # many at once are an evaluation's, which would push out what people ask for
             return self._encoding(texts)
         return self._known_texts.embeddings(texts)
@@ -204,10 +215,13 @@ class OpenRelease:
         words = self._words(text, like), (without or "").strip()
         return self._known_texts.unknown(filter(None, words))
 
+    @span("encode texts")
     def learn_texts(self, texts: Sequence[str]) -> None:
         """Encode the words of several searches in one pass, so that these find them known."""
+        describe(num_texts=len(texts))
         self._known_texts.embeddings(texts)
 
+    @span("encode picture")
     def encode_picture(self, image: bytes) -> list[Floats]:
         """Per member `embedding_1D` of a picture. Raises QueryError where it cannot be read."""
         try:
@@ -218,6 +232,9 @@ class OpenRelease:
             encoder.encode_images(fit_square(pixels, member.pixel_side)[None])
             for encoder, member in zip(self.encoders, self.manifest.members, strict=True)
         ]
+
+    def _describe_span(self, **numbers: int) -> None:
+        describe(release=self.version, num_members=len(self.manifest.members), **numbers)
 
     @cached_property
     def _encoding(self) -> Callable[[Sequence[str]], list[Floats]]:

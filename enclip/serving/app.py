@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from anyio import to_thread
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
+from opentelemetry.sdk.trace import TracerProvider
 from sqlalchemy import Engine
 from starlette.middleware import Middleware
 
@@ -14,7 +15,8 @@ from enclip.serving.desk import MAX_WAIT_S, MAX_WAITING, REFUSALS, Desk, begin_i
 from enclip.serving.envelope import Envelope
 from enclip.serving.follow import Follower
 from enclip.serving.metrics import ServiceMetrics
-from enclip.serving.problems import install_handlers
+from enclip.serving.problems import describe_problems, install_handlers
+from enclip.serving.query_log import QueryLog
 from enclip.serving.releases import Releases
 from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
@@ -27,6 +29,7 @@ from enclip.serving.routes.judgements import judgement_routes
 from enclip.serving.routes.pages import PAGE, page_routes
 from enclip.serving.routes.search import search_routes
 from enclip.serving.schemas import MAX_BODY_BYTES
+from enclip.serving.tracing import Traced, stop_tracing
 
 
 def create_app(
@@ -39,6 +42,8 @@ def create_app(
     num_searchers: int | None = None,
     max_waiting: int = MAX_WAITING,
     max_wait_s: float = MAX_WAIT_S,
+    query_log: QueryLog | None = None,
+    traces: TracerProvider | None = None,
 ) -> FastAPI:
     """The service over a follower, which it starts and stops with itself.
 
@@ -49,14 +54,22 @@ def create_app(
         releases: what can be compared with what is served; None: nothing, and there are no such routes.
         judgements: the database that keeps what people say of answers; None: nobody is asked.
         num_searchers, max_waiting, max_wait_s: see `Desk`.
+        query_log: where searches are written down; None: nowhere. Started and stopped with the app.
+        traces: where requests' spans go, stopped with the app; None: there are none.
     """
     metrics = ServiceMetrics(follower)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         follower.start()
+        if query_log:
+            query_log.start(metrics.count_query_line)
         yield
         await to_thread.run_sync(follower.stop)
+        if query_log:
+            await to_thread.run_sync(query_log.stop)
+        if traces:
+            await to_thread.run_sync(stop_tracing, traces)
 
     app = FastAPI(
         title="ENCLIP search",
@@ -65,11 +78,13 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         middleware=[
-            Middleware(Envelope, metrics=metrics, max_body_bytes=MAX_BODY_BYTES),
+            *([Middleware(Traced)] if traces else []),  # outermost, so that every line of a request's log has its trace
+            Middleware(Envelope, metrics=metrics, max_body_bytes=MAX_BODY_BYTES, query_log=query_log),
             *([Middleware(Access, keys=keys, metrics=metrics)] if keys else []),
         ],
     )
     install_handlers(app)
+    describe_problems(app)
     if keys:
         describe_keys(app)
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)

@@ -9,21 +9,25 @@ from typing import Annotated, Any, TypeVar
 import anyio
 from anyio import to_thread
 from fastapi import Header, HTTPException
+from pydantic import WithJsonSchema
 
 from enclip.serving.follow import Follower, Served
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.passes import TextPasses
 from enclip.serving.problems import described
+from enclip.spans import span
 
 MAX_WAITING = 256
 MAX_WAIT_S = 5.0
+MAX_TIMEOUT_MS = 600_000
 # What a route that searches may answer instead; for FastAPI's `responses`.
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    429: described("Too many searches wait already; ask again after Retry-After seconds."),
+    429: described("Too many searches wait already; ask again after Retry-After seconds.", retried=True),
     503: described(
         "No release answers yet, or a search waited too long for its turn and was not started (those of a batch "
         "before it are thrown away); "
-        "ask again after Retry-After seconds."
+        "ask again after Retry-After seconds.",
+        retried=True,
     ),
 }
 
@@ -82,7 +86,8 @@ class Desk:
         Raises HTTPException, and has started nothing, where too many wait (429) or its turn does not come
         in time (503): a search that is refused can be asked again, here or of another replica.
         """
-        await self._take_turn(served, list(texts))
+        with span("wait for turn"):
+            await self._take_turn(served, list(texts))
         try:
             return await to_thread.run_sync(work, limiter=self._threads)
         finally:
@@ -117,10 +122,11 @@ async def begin_in_time(
         Header(
             alias="X-Request-Timeout-Ms",
             ge=1,
-            le=600_000,
+            le=MAX_TIMEOUT_MS,
             description="Milliseconds within which the search has to begin, from when the request has been read, all "
             "searches of a batch; else 503. The service's own limit holds beside it.",
         ),
+        WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS}),  # no header can hold null
     ] = None,
 ) -> None:
     """A dependency of routes that search: keeps for `Desk.search` by when the client wants it begun."""

@@ -11,8 +11,10 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from enclip.serving import logs
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.problems import problem
+from enclip.serving.query_log import Note, QueryLog
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,16 @@ class Envelope:
         app: what answers.
         metrics: where answers are counted.
         max_body_bytes: larger bodies get 413, announced or not.
+        query_log: where searches are written down; None: nowhere.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: ServiceMetrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: ServiceMetrics, max_body_bytes: int, query_log: QueryLog | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._query_log = query_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,6 +58,8 @@ class Envelope:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
+        logs.request_id.set(request_id)
+        notes = self._query_log.begin() if self._query_log else []
         started = time.perf_counter()
         status = 0
 
@@ -68,13 +76,13 @@ class Envelope:
             else:
                 await self._app(scope, self._bounded(receive), send_with_headers)
         except Exception:
-            logger.exception("Request %s failed.", request_id)
+            logger.exception("The request failed.")
             if status:
                 raise  # half an answer is out; only a broken connection can tell the client
             failure = problem(500, "The server failed; its log has this request's id.", request_id=request_id)
             await failure(scope, receive, send_with_headers)
         finally:
-            self._record(scope, status or 499, time.perf_counter() - started, request_id)
+            self._record(scope, status or 499, time.perf_counter() - started, notes)
 
     def _bounded(self, receive: Receive) -> Receive:
         received = 0
@@ -95,11 +103,15 @@ class Envelope:
     def _limit_text(self) -> str:
         return f"The request is larger than {self._max_body_bytes} bytes; send a smaller picture."
 
-    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, notes: list[Note]) -> None:
         route = str(getattr(scope.get("route"), "path", "")) or ("/static" if status < 400 else "unmatched")
         self._metrics.observe(method=scope["method"], route=route, status=status, seconds=seconds)
         level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO
-        logger.log(level, "%s %s %d %.1f ms %s", scope["method"], route, status, seconds * 1000, request_id)
+        took_ms = round(seconds * 1000, 1)
+        fields = {"method": scope["method"], "route": route, "status": status, "took_ms": took_ms}
+        logger.log(level, "%s %s %d %.1f ms", *fields.values(), extra={"fields": fields})
+        if self._query_log:
+            self._query_log.write(notes, route=route, status=status)
 
 
 def _request_id(headers: Headers) -> str:

@@ -64,6 +64,15 @@ class ServiceMetrics:
             registry=self.registry,
         )
 
+        self._query_log = Counter(
+            "enclip_query_log_lines",
+            "Lines of the query log by outcome: written, or lost to a disk that fails or is too slow.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in ("written", "lost"):
+            self._query_log.labels(outcome)
+
     def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer. `route` is the route's template, never a path that a client made up."""
         known = method if method in _METHODS else "other"
@@ -89,6 +98,10 @@ class ServiceMetrics:
     def observe_pass(self, num_texts: int) -> None:
         """Count one pass through the text towers."""
         self._pass_texts.observe(num_texts)
+
+    def count_query_line(self, outcome: str) -> None:
+        """Count one line of the query log as "written" or "lost"."""
+        self._query_log.labels(outcome).inc()
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

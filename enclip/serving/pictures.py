@@ -1,11 +1,18 @@
 """Product pictures over HTTP: validators for caches, media type by content."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import Request, Response
 
 # Browsers ask again after this long; a product's picture may change under the same id.
 MAX_AGE_S = 300
+TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "application/octet-stream")
+# For FastAPI's `responses`.
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture as it came in.", "content": {name: {} for name in TYPES}},
+    304: {"description": "The client has it: `If-None-Match` names it."},
+}
 
 
 def picture_response(request: Request, sha256: str, read: Callable[[str], bytes]) -> Response:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from enclip.errors import EnclipError, ImageError, QueryError
+from enclip.serving.logs import trace_id
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _SCHEMA = {
         "status": {"type": "integer"},
         "detail": _TEXT,
         "request_id": _TEXT,
+        "trace_id": _TEXT,
         "errors": {"type": "array", "items": {"type": "object", "properties": {"field": _TEXT, "problem": _TEXT}}},
     },
 }
@@ -48,14 +50,46 @@ def problem(
         "detail": detail,
         "request_id": request_id,
     }
+    if traced := trace_id():
+        content["trace_id"] = traced
     if errors:
         content["errors"] = list(errors)
     return JSONResponse(content, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
 
 
-def described(says: str) -> dict[str, Any]:
-    """A problem in OpenAPI: when a route answers with it."""
-    return {"description": says, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+def described(says: str, *, retried: bool = False) -> dict[str, Any]:
+    """A problem in OpenAPI: when a route answers with it, and whether it says how long to wait then."""
+    headers = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}}
+    return {"description": says, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}} | (
+        {"headers": headers} if retried else {}
+    )
+
+
+# What a route answers where it cannot find what is named; for FastAPI's `responses`.
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: described("The release has no such product.")}
+UNREADY: dict[int | str, dict[str, Any]] = {
+    503: described("No release answers yet, or the store does not.", retried=True)
+}
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Have the app's OpenAPI say what `install_handlers` answers, in place of FastAPI's own form of it."""
+    without_problems = app.openapi
+
+    def with_problems() -> dict[str, Any]:
+        description = without_problems()
+        for operations in description["paths"].values():
+            for operation in operations.values():
+                if "requestBody" in operation:
+                    operation["responses"]["400"] = described("The body is not JSON.")
+                    operation["responses"]["413"] = described("The body is too large.")
+                if "422" in operation["responses"]:
+                    operation["responses"]["422"] = described("What is asked cannot be; `errors` names the fields.")
+        for unused in ("HTTPValidationError", "ValidationError"):
+            description.get("components", {}).get("schemas", {}).pop(unused, None)
+        return description
+
+    app.openapi = with_problems  # type: ignore[method-assign]  # FastAPI's own way to extend its description
 
 
 def request_id_of(request: Request) -> str:
@@ -93,7 +127,7 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(EnclipError)
     async def _unavailable(request: Request, error: EnclipError) -> JSONResponse:
         # A store or registry that does not answer; where it lies is the operator's to know, not the client's.
-        logger.error("Request %s: %s", request_id_of(request), error)
+        logger.error("%s", error)
         return problem(
             503,
             "A part of the service does not answer; its log has this request's id.",

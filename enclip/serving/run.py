@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from uvicorn import Config, Server
 
 from enclip.errors import ConfigError
 from enclip.serving.access import ApiKeys, require_keys_beyond_loopback
+from enclip.serving.logs import write_logs
 
 if TYPE_CHECKING:
     from enclip.pipeline.platform import Platform
@@ -27,14 +29,15 @@ def run_server(platform: "Platform", *, host: str = "127.0.0.1", port: int = 800
     """Serve the platform's champion until SIGINT or SIGTERM; what is accepted is finished first.
 
     Raises:
-        ConfigError: the address cannot be listened on, or other machines reach it and no key is set.
+        ConfigError: the address cannot be listened on, other machines reach it and no key is set, the query log cannot
+            be written, or traces cannot be sent as the environment says.
     """
     keys = ApiKeys.parse(platform.settings.api_keys)
     with bind(host, port) as bound:
         address, port = bound.getsockname()[:2]
         require_keys_beyond_loopback(address, keys)
         limit_threads()
-        logging.getLogger("enclip.serving").setLevel(logging.INFO)
+        write_logs(platform.settings.log_format)
         server = make_server(platform_app(platform))
         logger.info("Search at http://%s:%d, %s", host, port, "with a key" if keys else "open to this machine")
         server.run(sockets=[bound])
@@ -44,7 +47,7 @@ def platform_app(platform: "Platform") -> FastAPI:
     """The app that follows the platform's champion, as the platform's settings say.
 
     Raises:
-        ConfigError: a key cannot be used.
+        ConfigError: a key or the query log cannot be used, or traces cannot be sent as the environment says.
     """
     # These load torch and FAISS, which read their number of threads then.
     from enclip.catalog.images import image_key
@@ -52,7 +55,9 @@ def platform_app(platform: "Platform") -> FastAPI:
     from enclip.registry import CHAMPION
     from enclip.serving.app import create_app
     from enclip.serving.follow import Follower
+    from enclip.serving.query_log import QueryLog
     from enclip.serving.releases import Releases, list_releases
+    from enclip.serving.tracing import start_tracing
 
     # Opened here, where an error ends the start with its remedy, and not by two threads at once.
     registry, catalog, blobs = platform.registry, platform.catalog, platform.blobs
@@ -68,6 +73,8 @@ def platform_app(platform: "Platform") -> FastAPI:
         releases=Releases(known=lambda: list_releases(registry), load=lambda version: open_release(platform, version)),
         judgements=platform.database,
         max_wait_s=platform.settings.search_wait_s,
+        query_log=QueryLog(Path(platform.settings.query_log)) if platform.settings.query_log else None,
+        traces=start_tracing(os.environ),
     )
 
 

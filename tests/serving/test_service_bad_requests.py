@@ -188,6 +188,22 @@ def test_bad_paths_are_problems(client: httpx.Client, path: str, status: int) ->
     check_problem(client.get(path), status)
 
 
+def test_the_description_names_the_problems_that_are_answered(client: httpx.Client) -> None:
+    description = client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in description["components"]["schemas"]
+    for operations in description["paths"].values():
+        for operation in operations.values():
+            problems = {status for status in operation["responses"] if status >= "400"}
+            assert problems >= ({"400", "413", "422"} if "requestBody" in operation else set())
+            for status in problems - {"503"}:
+                assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
+    search = description["paths"]["/v1/search"]["post"]
+    assert set(search["responses"]) == {"200", "400", "404", "413", "422", "429", "503"}
+    assert search["responses"]["503"]["headers"]["Retry-After"]["required"]
+    (timeout,) = search["parameters"]
+    assert timeout["schema"] == {"type": "integer", "minimum": 1, "maximum": 600_000, "title": "X-Request-Timeout-Ms"}
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -56,3 +56,19 @@ def test_keys_are_read_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert settings.api_keys.get_secret_value() == "a-key-0123456789"
     assert "a-key" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_the_query_log_lies_where_it_was_meant_to_from_elsewhere_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENCLIP_QUERY_LOG", "queries.jsonl")
+    assert Settings().query_log == str(tmp_path / "queries.jsonl")
+    monkeypatch.setenv("ENCLIP_QUERY_LOG", "")
+    assert Settings().query_log == ""
+
+
+def test_a_log_format_that_is_none_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCLIP_LOG_FORMAT", "xml")
+    with pytest.raises(ConfigError, match=r"ENCLIP_LOG_FORMAT is 'xml'\. Set it to text or json"):
+        Settings()

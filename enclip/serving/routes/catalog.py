@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
 from enclip.serving.desk import Desk
-from enclip.serving.pictures import picture_response
+from enclip.serving.pictures import PICTURE, picture_response
+from enclip.serving.problems import UNKNOWN, UNREADY
 from enclip.serving.schemas import MAX_PRODUCT_ID, CatalogAnswer, FilterValues, make_filters
 
 ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
@@ -20,7 +21,12 @@ def catalog_routes(desk: Desk, picture: Callable[[str], bytes]) -> APIRouter:
     """
     router = APIRouter(prefix="/v1")
 
-    @router.get("/products/{product_id:path}/image", response_class=Response, summary="A product's picture")
+    @router.get(
+        "/products/{product_id:path}/image",
+        response_class=Response,
+        summary="A product's picture",
+        responses=PICTURE | UNKNOWN | UNREADY,
+    )
     def image(request: Request, product_id: ProductId) -> Response:
         # Pictures of what is withdrawn are gone too, though the store still holds them.
         product = desk.served().product(product_id)
@@ -28,7 +34,7 @@ def catalog_routes(desk: Desk, picture: Callable[[str], bytes]) -> APIRouter:
             raise HTTPException(404, "There is no picture of such a product.")
         return picture_response(request, product.image_sha256, picture)
 
-    @router.get("/catalog", summary="What the release holds, and filters to offer")
+    @router.get("/catalog", summary="What the release holds, and filters to offer", responses=UNREADY)
     def catalog(
         category: Annotated[FilterValues, Query()] = (),
         gender: Annotated[FilterValues, Query()] = (),

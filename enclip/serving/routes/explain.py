@@ -8,6 +8,7 @@ from enclip.retrieval.explain import Explanation
 from enclip.serving.desk import Desk
 from enclip.serving.explain_schemas import ExplainAnswer, ExplainRequest, MemberOpinion, ShownAttribute
 from enclip.serving.follow import Served
+from enclip.serving.problems import UNKNOWN
 from enclip.serving.routes.search import texts_of
 from enclip.serving.schemas import ProductCard
 
@@ -16,7 +17,11 @@ def explain_routes(desk: Desk) -> APIRouter:
     """`/v1/explain`."""
     router = APIRouter(prefix="/v1")
 
-    @router.post("/explain", summary="Why a product is found: its score, part by part and member by member")
+    @router.post(
+        "/explain",
+        summary="Why a product is found: its score, part by part and member by member",
+        responses=UNKNOWN,
+    )
     async def explain(request: ExplainRequest) -> ExplainAnswer:
         served = desk.served()
         product = served.product(request.product_id)

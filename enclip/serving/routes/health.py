@@ -1,6 +1,7 @@
 """For those who run the service: is it alive, does a release answer, how is it doing."""
 
 import time
+from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,14 +19,20 @@ def health_routes(follower: Follower, metrics: ServiceMetrics) -> APIRouter:
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @router.get("/health/ready", summary="A release answers, and which")
+    @router.get(
+        "/health/ready",
+        summary="A release answers, and which",
+        responses={503: {"model": Readiness, "description": "None does yet; `problem` says why."}},
+    )
     async def ready(response: Response) -> Readiness:
         readiness = _readiness(follower)
         response.status_code = 200 if readiness.ready else 503
         response.headers["Cache-Control"] = "no-store"
         return readiness
 
-    @router.get("/metrics", response_class=Response, summary="Figures for Prometheus")
+    figures: dict[int | str, dict[str, Any]] = {200: {"description": "Text.", "content": {CONTENT_TYPE_LATEST: {}}}}
+
+    @router.get("/metrics", response_class=Response, summary="Figures for Prometheus", responses=figures)
     def prometheus() -> Response:
         return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -9,6 +9,8 @@ from fastapi import APIRouter, HTTPException, Path, Query
 from enclip.records import Ranking
 from enclip.serving.desk import Desk
 from enclip.serving.follow import Served
+from enclip.serving.problems import UNKNOWN
+from enclip.serving.query_log import noted
 from enclip.serving.schemas import (
     DEFAULT_K,
     MAX_K,
@@ -16,6 +18,7 @@ from enclip.serving.schemas import (
     FilterValues,
     ProductCard,
     SearchAnswer,
+    SearchFilters,
     SearchHit,
     SearchRequest,
     SimilarAnswer,
@@ -30,11 +33,11 @@ def search_routes(desk: Desk) -> APIRouter:
     """`/v1/search` and `/v1/similar`."""
     router = APIRouter(prefix="/v1")
 
-    @router.post("/search", summary="Search by words, a picture, a product, or any of them together")
+    @router.post("/search", summary="Search by words, a picture, a product, or any of them together", responses=UNKNOWN)
     async def search(request: SearchRequest) -> SearchAnswer:
         return await answer(desk, desk.served(), request)
 
-    @router.get("/similar/{product_id:path}", summary="Products like one of the catalog")
+    @router.get("/similar/{product_id:path}", summary="Products like one of the catalog", responses=UNKNOWN)
     async def similar(
         product_id: ProductId,
         k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
@@ -46,6 +49,10 @@ def search_routes(desk: Desk) -> APIRouter:
         product = served.product(product_id)
         if product is None:
             raise HTTPException(404, f"Release {served.version} has no such product.")
+        request = SearchRequest(
+            like=product_id, k=k, filters=SearchFilters(category=category, gender=gender, colour=colour)
+        )
+        note = noted(served.version, request)
         started = time.perf_counter()
         ranking = await desk.search(
             lambda: served.release.similar(
@@ -55,11 +62,13 @@ def search_routes(desk: Desk) -> APIRouter:
                 withdrawn=served.withdrawn,
             )
         )
-        return SimilarAnswer(
-            release=served.version,
-            took_ms=ms_since(started),
-            results=found_by(served, ranking),
-            product=ProductCard.of(product),
+        return note.answered(
+            SimilarAnswer(
+                release=served.version,
+                took_ms=ms_since(started),
+                results=found_by(served, ranking),
+                product=ProductCard.of(product),
+            )
         )
 
     return router
@@ -73,6 +82,7 @@ async def answer(
     Args:
         texts: what is encoded before it, where that is not just its own (`texts_of`).
     """
+    note = noted(served.version, request)
     texts = texts_of(served, request) if texts is None else texts
     started = time.perf_counter()
     ranking = await desk.search(
@@ -91,7 +101,8 @@ async def answer(
         served=served,
         texts=texts,
     )
-    return SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
+    found = SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
+    return note.answered(found)
 
 
 def texts_of(served: Served, request: SearchRequest) -> list[str]:

@@ -24,9 +24,13 @@ ONE_SHOTS = {"store-init", "airflow-init"}
 OPTIONAL = {
     *("AIRFLOW_PORT", "MLFLOW_PORT", "SEARCH_PORT", "ENCLIP_BASE", "ENCLIP_CATALOGS", "ENCLIP_CATALOG_SOURCE"),
     "ENCLIP_SEARCH_WAIT_S",
+    "ENCLIP_LOG_FORMAT",
+    "ENCLIP_QUERY_LOG",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
 }
 SECRET = re.compile(r"PASSWORD|SECRET|FERNET|ACCESS_KEY|API_KEY")
-SEARCH_ALONE = {"ENCLIP_API_KEYS", "ENCLIP_SEARCH_WAIT_S"}  # what no other service has a use for
+# What no other service has a use for.
+SEARCH_ALONE = {"ENCLIP_API_KEYS", "ENCLIP_SEARCH_WAIT_S", "ENCLIP_LOG_FORMAT", "ENCLIP_QUERY_LOG"}
 
 
 def test_ports_are_published_on_the_loopback_interface_alone(compose: dict[str, Any]) -> None:
