@@ -14,21 +14,27 @@ from enclip.serving.envelope import Envelope
 from enclip.serving.follow import Follower
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.problems import install_handlers
+from enclip.serving.refresh import Refresher
 from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
 from enclip.serving.routes.embed import embed_routes
 from enclip.serving.routes.explain import explain_routes
 from enclip.serving.routes.health import health_routes
 from enclip.serving.routes.pages import PAGE, page_routes
+from enclip.serving.routes.products import product_routes
 from enclip.serving.routes.search import search_routes
 from enclip.serving.schemas import MAX_BODY_BYTES
+from enclip.serving.shelf import Catalog, Shelf
 
 
 def create_app(
     follower: Follower,
     picture: Callable[[str], bytes],
     *,
+    catalog: Catalog | None = None,
+    refresher: Refresher | None = None,
     keys: ApiKeys | None = None,
+    write_keys: ApiKeys | None = None,
     num_searchers: int | None = None,
     max_waiting: int = MAX_WAITING,
     max_wait_s: float = MAX_WAIT_S,
@@ -38,15 +44,23 @@ def create_app(
     Args:
         follower: knows which release answers.
         picture: bytes by `image_sha256`, as they came in. Raises StoreError.
-        keys: what opens `/v1`; None: it is open.
+        catalog: whose single products can be looked at and changed; None: of none.
+        refresher: told of those changes; it is started and stopped with the app. None: nobody is told.
+        keys: what opens `/v1`; None or empty: it is open.
+        write_keys: what lets one change products; None or empty: nobody may.
         num_searchers, max_waiting, max_wait_s: see `Desk`.
     """
     metrics = ServiceMetrics(follower)
+    keys, write_keys = keys or ApiKeys(), write_keys or ApiKeys()
+    refresher = refresher or Refresher(None)
+    metrics.watch_refresher(refresher)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         follower.start()
+        refresher.start()
         yield
+        await to_thread.run_sync(refresher.stop)
         await to_thread.run_sync(follower.stop)
 
     app = FastAPI(
@@ -57,17 +71,18 @@ def create_app(
         lifespan=lifespan,
         middleware=[
             Middleware(Envelope, metrics=metrics, max_body_bytes=MAX_BODY_BYTES),
-            *([Middleware(Access, keys=keys, metrics=metrics)] if keys else []),
+            Middleware(Access, keys=keys, write_keys=write_keys, metrics=metrics),
         ],
     )
     install_handlers(app)
-    if keys:
-        describe_keys(app)
+    describe_keys(app, to_search=bool(keys))
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)
     for searching in (search_routes(desk), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
         app.include_router(searching, dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(catalog_routes(desk, picture))
-    app.include_router(health_routes(follower, metrics))
+    if catalog is not None:
+        app.include_router(product_routes(Shelf(catalog, follower, refresher)))
+    app.include_router(health_routes(follower, metrics, refresher))
     app.include_router(page_routes())
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
     return app

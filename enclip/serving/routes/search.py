@@ -3,23 +3,22 @@
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 
-from enclip.records import Ranking
+from enclip.records import Filters, Ranking
 from enclip.serving.desk import Desk
 from enclip.serving.follow import Served
+from enclip.serving.routes.filters import filters_of_query
 from enclip.serving.schemas import (
     DEFAULT_K,
     MAX_K,
     MAX_PRODUCT_ID,
-    FilterValues,
     ProductCard,
     SearchAnswer,
     SearchHit,
     SearchRequest,
     SimilarAnswer,
     hits_of,
-    make_filters,
 )
 
 ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
@@ -36,10 +35,8 @@ def search_routes(desk: Desk) -> APIRouter:
     @router.get("/similar/{product_id:path}", summary="Products like one of the catalog")
     async def similar(
         product_id: ProductId,
+        filters: Annotated[Filters | None, Depends(filters_of_query)],
         k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
-        category: Annotated[FilterValues, Query()] = (),
-        gender: Annotated[FilterValues, Query()] = (),
-        colour: Annotated[FilterValues, Query()] = (),
     ) -> SimilarAnswer:
         served = desk.served()
         product = served.product(product_id)
@@ -50,7 +47,7 @@ def search_routes(desk: Desk) -> APIRouter:
             lambda: served.release.similar(
                 product_id,
                 k=k,
-                filters=make_filters(category, gender, colour),
+                filters=filters,
                 withdrawn=served.withdrawn,
             )
         )

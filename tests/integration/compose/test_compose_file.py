@@ -25,8 +25,12 @@ OPTIONAL = {
     *("AIRFLOW_PORT", "MLFLOW_PORT", "SEARCH_PORT", "ENCLIP_BASE", "ENCLIP_CATALOGS", "ENCLIP_CATALOG_SOURCE"),
     "ENCLIP_SEARCH_WAIT_S",
 }
-SECRET = re.compile(r"PASSWORD|SECRET|FERNET|ACCESS_KEY|API_KEY")
-SEARCH_ALONE = {"ENCLIP_API_KEYS", "ENCLIP_SEARCH_WAIT_S"}  # what no other service has a use for
+SECRET = re.compile(r"PASSWORD|SECRET|FERNET|ACCESS_KEY|API_KEY|WRITE_KEY")
+# What no other service has a use for.
+SEARCH_ALONE = {
+    *("ENCLIP_API_KEYS", "ENCLIP_WRITE_KEYS", "ENCLIP_SEARCH_WAIT_S"),
+    *("ENCLIP_AIRFLOW_API_URL", "ENCLIP_AIRFLOW_USER", "ENCLIP_AIRFLOW_PASSWORD"),
+}
 
 
 def test_ports_are_published_on_the_loopback_interface_alone(compose: dict[str, Any]) -> None:
