@@ -253,7 +253,7 @@ def test_what_is_withdrawn_through_one_replica_is_gone_from_the_other_and_from_o
         fields = ("name", "gender", "master_category", "sub_category", "article_type", "base_colour", "season", "year")
         whole = {name: getattr(product, name) for name in (*fields, "usage", "price")}
         back = writer.put(f"/v1/products/{now}", json=whole).json()
-        assert (back["state"], back["served"], back["refresh"]) == ("live", "current", "none")
+        assert (back["state"], back["served"], back["refresh"]) == ("live", "current", "by hand")
         assert now in ids_of(replica, 1)
         assert eventually(lambda: now in ids_of(url, 1), timeout_s=20) < FOLLOW_S
     assert WRITE_KEY not in (platform.settings.home / "replica.log").read_text()

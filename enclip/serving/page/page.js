@@ -281,9 +281,8 @@ function cardOf(product, place) {
   image.src = product.image.slice(1); // relative, so that the page works under a path of a proxy too
   card.querySelector(".name").textContent = product.name || product.product_id;
   const more = product.folded ? `+${product.folded} alike` : "";
-  const price = product.price === null ? "" : money(product.price);
-  const traits = [price, product.article_type, product.colour, more];
-  card.querySelector(".traits").textContent = traits.filter(Boolean).join(" · ");
+  const traits = [product.article_type, product.colour, more].filter(Boolean).join(" · ");
+  card.querySelector(".traits").replaceChildren(...priceTag(product, traits), traits);
   face.dataset.product = product.product_id;
   names.set(product.product_id, product.name);
   if ("score" in product) {
@@ -295,6 +294,13 @@ function cardOf(product, place) {
   }
   face.addEventListener("click", () => start({ similar: product.product_id }));
   return card;
+}
+
+function priceTag({ price }, traits) {
+  if (price === null) return [];
+  const tag = document.createElement("b");
+  tag.textContent = money(price);
+  return traits ? [tag, " · "] : [tag];
 }
 
 function showProblem(error) {
