@@ -45,11 +45,7 @@ def search(
     """
     from enclip.pipeline.open_release import open_release
 
-    bounds = [bound for bound in (price_min, price_max) if bound is not None]
-    if not all(0 <= bound <= MAX_PRICE for bound in bounds) or bounds != sorted(bounds):
-        raise QueryError(
-            f"No price lies between {price_min} and {price_max}.", remedy="Give 0 ≤ --price-min ≤ --price-max."
-        )
+    _check_prices(price_min, price_max)
     picture = _read_image(image) if image else None
     opened = platform()
     found = open_release(opened, release)
@@ -173,6 +169,17 @@ def _asked(text: str, image: Path | None, like: str, without: str) -> str:
     """A question in one line."""
     parts = [text, str(image) if image else "", f"like {like}" if like else "", f"without {without}" if without else ""]
     return ", ".join(filter(None, parts))
+
+
+def _check_prices(lowest: float | None, highest: float | None) -> None:
+    """Raise QueryError for bounds that leave no price."""
+    given = {"--price-min": lowest, "--price-max": highest}
+    bounds = {name: bound for name, bound in given.items() if bound is not None}
+    if not all(0 <= bound <= MAX_PRICE for bound in bounds.values()) or [*bounds.values()] != sorted(bounds.values()):
+        raise QueryError(
+            f"No price passes {' and '.join(f'{name} {bound:g}' for name, bound in bounds.items())}.",
+            remedy="Give 0 ≤ --price-min ≤ --price-max.",
+        )
 
 
 def _minute(moment: str | None) -> str:
