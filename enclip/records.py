@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Strings = NDArray[np.object_]  # Python str; "" where the catalog has nothing
 Prices = NDArray[np.float64]  # NaN where the catalog has none
+MAX_PRICE = 1e12  # more is a mistake in the catalog, or in the question
 
 TEXT_FIELDS = ("product_id", "name")
 ATTRIBUTES = (

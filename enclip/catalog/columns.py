@@ -12,7 +12,7 @@ from typing import Any
 
 from enclip.catalog.rows import CsvTable, repaired
 from enclip.errors import CatalogError, ConfigError
-from enclip.records import ATTRIBUTES, Product, Rejection
+from enclip.records import ATTRIBUTES, MAX_PRICE, Product, Rejection
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 COLUMNS = {
@@ -31,7 +31,6 @@ COLUMNS = {
 }
 NOTHING = frozenset({"", "na", "n/a", "nan", "null", "none"})  # how exports spell an empty cell
 MAX_ID, MAX_CELL = 128, 2000
-MAX_PRICE = 1e12
 MAX_SHOWN = 300  # characters of a header in an error
 
 _NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)

@@ -9,10 +9,9 @@ import typer
 from enclip.cli import render
 from enclip.cli.options import Category, Colour, Gender, Json, PriceMax, PriceMin, Release, platform
 from enclip.errors import ImageError, QueryError
-from enclip.records import Filters
+from enclip.records import MAX_PRICE, Filters
 
 MAX_IMAGE_BYTES = 20_000_000
-MAX_PRICE = 1e12
 
 
 def search(

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from enclip.records import Filters, Product, Ranking
+from enclip.records import MAX_PRICE, Filters, Product, Ranking
 from enclip.serving.overview import Choice, Overview
 
 MAX_TEXT = 1000
@@ -71,7 +71,7 @@ FilterValues = Annotated[
     BeforeValidator(_listed),
 ]
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Price = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 
 
 class _Request(BaseModel):
@@ -119,7 +119,7 @@ class SearchRequest(_Request):
                 {"text": "navy blue shirt", "k": 10},
                 {"text": "white t-shirt", "filters": {"gender": ["Men"]}, "k": 10, "spread": True},
                 {"text": "shirt", "without": "striped", "k": 10},
-                {"text": "handbag", "filters": {"price_min": 20, "price_max": 49.9}},
+                {"text": "handbag", "filters": {"price_min": 20, "price_max": 49.9}, "k": 10},
             ]
         }
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 from pydantic import SecretStr
 
 from enclip.catalog.columns import RawRow
@@ -385,6 +386,20 @@ def test_the_readme_s_commands_work(place: Place, shop: DrawnShop, tmp_path: Pat
         )
         states.append(json.loads(done.stdout)["state"])
     assert states == ["live", "withdrawn"]
+
+
+def test_the_docs_page_says_how_to_write_and_that_searching_needs_no_key(
+    place: Place, chromium: Browser, screenshots: Path
+) -> None:
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{place.service.url}/docs")
+    delete = page.locator(".operation").filter(has_text="DELETE")
+    expect(delete).to_contain_text("/v1/products/{product_id}")
+    expect(delete).to_contain_text("403")
+    expect(page.locator("#curl")).to_contain_text("v1/search")
+    expect(page.locator("#curl")).not_to_contain_text("X-API-Key")
+    page.screenshot(path=screenshots / "docs-products.png", full_page=True)
+    page.close()
 
 
 def test_records_hold_what_the_schemas_say(place: Place, shop: DrawnShop) -> None:
