@@ -4,8 +4,9 @@ Embeds what is new in the catalog with the champion's models and publishes the r
 through the same gates. Minutes instead of hours, since nothing is trained: new products can be found on
 the day they arrive, and `retrain` learns from them later.
 
-**When:** after an ingest that changed the catalog, and daily for what an event has missed. A run goes on
-only if there is a champion whose index differs from the catalog. By hand it always goes on.
+**When:** after an ingest that changed the catalog, after single products were changed through the search
+service, and daily for what both have missed. A run goes on only if there is a champion whose index differs
+from the catalog. By hand it always goes on, unless the form says *only if needed*.
 
 **How it ends:** at *promote*, or at *not_promoted*. If a retraining has moved the champion meanwhile,
 the refresh is thrown away: it would undo that.
@@ -13,13 +14,23 @@ the refresh is thrown away: it would undo that.
 
 from _defaults import CATALOG, TAGS, TASK_DEFAULTS, link_to_mlflow, open_platform, remember_mlflow_run
 from _release import release_tasks
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, get_current_context, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_current_context, task
+
+PARAMS = {
+    "only_if_needed": Param(
+        False,
+        type="boolean",
+        title="Only if needed",
+        description="Stop where the champion's index holds the catalog already. The search service asks so.",
+    ),
+}
 
 
 @task.short_circuit
 def needed() -> bool:
     """Stop here, unless a person asked or the champion's index is not the catalog's."""
-    if get_current_context()["dag_run"].run_type == "manual":
+    context = get_current_context()
+    if context["dag_run"].run_type == "manual" and not context["params"]["only_if_needed"]:
         return True
     from enclip.pipeline.changed import should_refresh
 
@@ -52,6 +63,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,
+    params=PARAMS,
     tags=TAGS,
 ) as dag:
     is_needed = needed()

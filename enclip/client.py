@@ -28,10 +28,12 @@ from enclip.serving.compare_schemas import (
     ReleasesAnswer,
 )
 from enclip.serving.explain_schemas import ExplainAnswer
+from enclip.serving.product_schemas import ProductChange, ProductRequest, ProductState
 from enclip.serving.schemas import (
     DEFAULT_K,
     MAX_OFFSET,
     CatalogAnswer,
+    PriceRange,
     ProductCard,
     Readiness,
     SearchAnswer,
@@ -51,7 +53,11 @@ __all__ = [
     "JudgementAnswer",
     "JudgementRequest",
     "JudgementsAnswer",
+    "PriceRange",
     "ProductCard",
+    "ProductChange",
+    "ProductRequest",
+    "ProductState",
     "Readiness",
     "ReleaseChanged",
     "ReleasesAnswer",
@@ -182,7 +188,7 @@ class SearchClient:
 
     def similar(self, product_id: str, *, k: int = DEFAULT_K, filters: SearchFilters | None = None) -> SimilarAnswer:
         """The products most like one of the release."""
-        params: dict[str, Any] = {"k": k, **(filters.model_dump() if filters else {})}
+        params = {"k": k, **_query(filters)}
         return self._ask(SimilarAnswer, "GET", f"v1/similar/{quote(product_id, safe='')}", params=params)
 
     def explain(self, request: SearchRequest | str, product_id: str) -> ExplainAnswer:
@@ -214,7 +220,20 @@ class SearchClient:
 
     def catalog(self, *, filters: SearchFilters | None = None) -> CatalogAnswer:
         """What the release holds, and filters to offer, counted under filters of other fields."""
-        return self._ask(CatalogAnswer, "GET", "v1/catalog", params=filters.model_dump() if filters else {})
+        return self._ask(CatalogAnswer, "GET", "v1/catalog", params=_query(filters))
+
+    def product(self, product_id: str) -> ProductState:
+        """What the catalog has of a product, and what of it is served. Of one that never was: ServiceError, 404."""
+        return self._ask(ProductState, "GET", _product_path(product_id))
+
+    def put_product(self, product_id: str, product: ProductRequest) -> ProductChange:
+        """Take a product in, or change it; needs a key that may write. Doing it twice does no harm."""
+        body = product.model_dump(exclude_unset=True)
+        return self._ask(ProductChange, "PUT", _product_path(product_id), body=body)
+
+    def withdraw_product(self, product_id: str) -> ProductChange:
+        """Take a product out of every release's results; needs a key that may write. Twice does no harm."""
+        return self._ask(ProductChange, "DELETE", _product_path(product_id))
 
     def ready(self) -> Readiness:
         """Whether a release answers, and which. A service that is not ready is an answer, not an error."""
@@ -259,6 +278,14 @@ class SearchClient:
 def _sent(request: SearchRequest | str) -> dict[str, Any]:
     """What was set, and nothing else: a service of another version keeps its own defaults."""
     return {"text": request} if isinstance(request, str) else request.model_dump(exclude_unset=True)
+
+
+def _product_path(product_id: str) -> str:
+    return f"v1/products/{quote(product_id, safe='')}"
+
+
+def _query(filters: SearchFilters | None) -> dict[str, Any]:
+    return filters.model_dump(exclude_none=True) if filters else {}
 
 
 def _as_base64(value: Any) -> str:

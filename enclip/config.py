@@ -56,11 +56,27 @@ class Settings(BaseSettings):
     airflow_url: str = Field(
         "http://127.0.0.1:8080", alias="ENCLIP_AIRFLOW_URL", description="Airflow's address, for links."
     )
+    airflow_api_url: str = Field(
+        "",
+        alias="ENCLIP_AIRFLOW_API_URL",
+        description="Where the service finds Airflow, to start refresh_index; empty: ENCLIP_AIRFLOW_URL.",
+    )
+    airflow_user: str = Field("admin", alias="ENCLIP_AIRFLOW_USER", description="Airflow's user for that.")
+    airflow_password: SecretStr = Field(
+        SecretStr(""),
+        alias="ENCLIP_AIRFLOW_PASSWORD",
+        description="That user's password; empty: the service does not start refresh_index.",
+    )
 
     api_keys: SecretStr = Field(
         SecretStr(""),
         alias="ENCLIP_API_KEYS",
         description="Keys that search asks for, separated by commas, each of 16 characters or more; empty: none.",
+    )
+    write_keys: SecretStr = Field(
+        SecretStr(""),
+        alias="ENCLIP_WRITE_KEYS",
+        description="Keys that change products, and search too, as ENCLIP_API_KEYS are written; empty: nobody may.",
     )
     search_wait_s: float = Field(
         5.0,

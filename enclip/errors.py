@@ -5,6 +5,7 @@
     ├── StoreError          a blob (picture, snapshot, embedding) or the database that cannot be read or written
     ├── CatalogError        a catalog file, its columns or its rows
     │   ├── ImageError      one picture that cannot be decoded
+    │   ├── CatalogBusy     another writer has held the catalog for too long
     │   └── SnapshotError   a snapshot that is missing or damaged
     ├── WeightsError        base weights or a checkpoint that cannot be loaded or averaged
     ├── TrainingError       a training that cannot start or go on
@@ -64,6 +65,10 @@ class CatalogError(EnclipError):
 
 class ImageError(CatalogError):
     """One picture that cannot be decoded."""
+
+
+class CatalogBusy(CatalogError):
+    """Another writer has held the catalog for too long."""
 
 
 class SnapshotError(CatalogError):

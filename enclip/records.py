@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Strings = NDArray[np.object_]  # Python str; "" where the catalog has nothing
+Prices = NDArray[np.float64]  # NaN where the catalog has none
+MAX_PRICE = 1e12  # more is a mistake in the catalog, or in the question
 
 TEXT_FIELDS = ("product_id", "name")
 ATTRIBUTES = (
@@ -35,7 +37,11 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One product of the catalog. Unknown attributes are ""."""
+    """One product of the catalog. Unknown attributes are "".
+
+    The price is what the shop says it is, in its one currency, and ≥ 0; None: it says nothing. Searches filter
+    by it; it is no part of what is trained on or measured with.
+    """
 
     product_id: str
     name: str
@@ -50,6 +56,7 @@ class Product:
     usage: str = ""
     group_id: str = ""
     split: Split = Split.ASIDE
+    price: float | None = None
 
     @property
     def category(self) -> str:
@@ -74,22 +81,27 @@ class Products:
     usage: Strings
     group_id: Strings
     split: Strings
+    price: Prices
 
     @classmethod
     def from_rows(cls, rows: Sequence[Product]) -> "Products":
         """Columns from rows; sorts by product_id."""
         ordered = sorted(rows, key=lambda product: product.product_id)
+        texts = {name: [str(getattr(row, name)) for row in ordered] for name in cls.text_columns()}
         return cls(
-            **{
-                column.name: np.array([str(getattr(row, column.name)) for row in ordered], dtype=object)
-                for column in fields(cls)
-            }
+            **{name: np.array(values, dtype=object) for name, values in texts.items()},
+            price=np.array([np.nan if row.price is None else row.price for row in ordered], dtype=np.float64),
         )
 
     @classmethod
     def column_names(cls) -> tuple[str, ...]:
         """The columns, in order."""
         return tuple(column.name for column in fields(cls))
+
+    @classmethod
+    def text_columns(cls) -> tuple[str, ...]:
+        """The columns of text: all but the price."""
+        return tuple(name for name in cls.column_names() if name != "price")
 
     @property
     def category(self) -> Strings:
@@ -102,8 +114,12 @@ class Products:
 
     def row(self, index: int) -> Product:
         """One product."""
-        values = {name: str(getattr(self, name)[index]) for name in self.column_names()}
-        return Product(**{**values, "split": Split(values["split"])})  # type: ignore[arg-type]
+        values = {name: str(getattr(self, name)[index]) for name in self.text_columns()}
+        price = float(self.price[index])
+        return Product(
+            **{**values, "split": Split(values["split"])},  # type: ignore[arg-type]
+            price=None if np.isnan(price) else price,
+        )
 
     def __len__(self) -> int:
         return len(self.product_id)
@@ -134,11 +150,16 @@ class IngestReport:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Products a search may return; None or empty: no restriction. Values compare case-insensitively."""
+    """Products a search may return; None or empty: no restriction. Values compare case-insensitively.
+
+    Prices from `price_min` to `price_max`, both included; with either, a product without a price does not pass.
+    """
 
     category: tuple[str, ...] = ()
     gender: tuple[str, ...] = ()
     colour: tuple[str, ...] = ()
+    price_min: float | None = None
+    price_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,4 +24,4 @@ while IFS= read -r line; do
   esac
 done < "$(dirname "$0")/.env.example" > "$file"
 echo "Wrote $file. Airflow's and MLflow's user is admin; see AIRFLOW_ADMIN_PASSWORD and MLFLOW_ADMIN_PASSWORD there."
-echo "Search asks for ENCLIP_API_KEYS."
+echo "Search asks for ENCLIP_API_KEYS; programs that change products send one of ENCLIP_WRITE_KEYS."

@@ -12,7 +12,7 @@ from typing import Any
 
 from enclip.catalog.rows import CsvTable, repaired
 from enclip.errors import CatalogError, ConfigError
-from enclip.records import ATTRIBUTES, Product, Rejection
+from enclip.records import ATTRIBUTES, MAX_PRICE, Product, Rejection
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 COLUMNS = {
@@ -27,10 +27,13 @@ COLUMNS = {
     "season": "season",
     "year": "year",
     "usage": "usage",
+    "price": "price",
 }
 NOTHING = frozenset({"", "na", "n/a", "nan", "null", "none"})  # how exports spell an empty cell
 MAX_ID, MAX_CELL = 128, 2000
 MAX_SHOWN = 300  # characters of a header in an error
+
+_NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,14 @@ def to_row(number: int, record: Mapping[str, str], found: Mapping[str, str]) -> 
     name = " ".join(values.get("name", "").split())
     if not name and not attributes["article_type"]:
         return Rejection(number, shown, "neither a name nor an articleType")
+    try:
+        price = _price(values.get("price", ""))
+    except ValueError as error:
+        return Rejection(number, shown, f"{found['price']} {error}")
     image = values.get("image", "")
     if image and (PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts):
         return Rejection(number, shown, f"the picture {image!r} lies outside the catalog's folder")
-    product = Product(product_id, name, "", **attributes)
+    product = Product(product_id, name, "", **attributes, price=price)
     return RawRow(number, product, image)
 
 
@@ -141,6 +148,16 @@ def _plain(name: str) -> str:
 def _attribute(value: str) -> str:
     value = " ".join(value.split())
     return "" if value.casefold() in NOTHING else value
+
+
+def _price(value: str) -> float | None:
+    """A price as catalogs write it, without a currency. Raises ValueError, which goes on where the column ends."""
+    if value.casefold() in NOTHING:
+        return None
+    price = float(value) if _NUMBER.fullmatch(value) else -1.0
+    if not 0 <= price <= MAX_PRICE:
+        raise ValueError(f"{_shown(value)[:40]!r} is no number from 0 to {MAX_PRICE:.0e}, such as 19.90")
+    return price
 
 
 def _fitted(cells: list[str], width: int, *, name_is_last: bool) -> list[str] | None:

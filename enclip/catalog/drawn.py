@@ -31,6 +31,7 @@ COLUMNS = (
     "season",
     "year",
     "usage",
+    "price",
     "productDisplayName",
 )
 COLOURS = {
@@ -234,6 +235,8 @@ def draw_catalog(
                 chance.choice(SEASONS),
                 chance.choice((2024, 2025, 2026)),
                 "Sports" if look.pattern == "Striped" else "Casual",
+                # Of a generator of its own, so that what else is drawn does not hang on it.
+                f"{random.Random(f'{seed}/{number}/price').randint(8, 150) - 0.1:.2f}",
                 look.name,
             )
         )

@@ -15,7 +15,7 @@ from enclip.catalog.assign import assign_places
 from enclip.catalog.columns import RawRow
 from enclip.catalog.groups import picture_signature, title_keys
 from enclip.catalog.images import decode, image_key, sha256
-from enclip.catalog.lock import ingest_lock
+from enclip.catalog.lock import LONGEST_WAIT_S, ingest_lock
 from enclip.catalog.read import CatalogSource
 from enclip.catalog.store import Arrival, CatalogStore, Known, PictureFacts, content_hash
 from enclip.errors import CatalogError, StoreError, first_line
@@ -38,7 +38,15 @@ class _Unchanged:
     returns: bool = False  # it was withdrawn, and is live again
 
 
-_Outcome = Arrival | _Unchanged | Rejection
+@dataclass(frozen=True, slots=True)
+class _Repriced:
+    """As it was but for its price, which costs no look at the picture."""
+
+    product_id: str
+    price: float | None
+
+
+_Outcome = Arrival | _Unchanged | _Repriced | Rejection
 
 
 def ingest(
@@ -50,6 +58,7 @@ def ingest(
     categories: Sequence[str] = (),
     allow_vanish: bool = False,
     progress: Progress | None = None,
+    wait_s: float = LONGEST_WAIT_S,
 ) -> IngestReport:
     """Take a source in: new and changed products, their pictures, and a group and split for each newcomer.
 
@@ -65,6 +74,7 @@ def ingest(
             is one of these, case-insensitively; none: everything.
         allow_vanish: let "full" withdraw more than 20% of its scope.
         progress: called with rows done and about how many there are.
+        wait_s: how long to wait for another ingest to end.
 
     Raises:
         CatalogError: the source has no usable table, another ingest holds the catalog for too long, or more
@@ -72,7 +82,7 @@ def ingest(
         StoreError: a blob or the S3 source cannot be reached.
     """
     wanted = frozenset(category.casefold() for category in categories)
-    with ingest_lock(store.engine), closing(_Ids()) as ids:
+    with ingest_lock(store.engine, wait_s=wait_s), closing(_Ids()) as ids:
         tally = _Tally(ids)
         total = source.num_rows() if progress is not None else None
         with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as workers:
@@ -86,6 +96,7 @@ def ingest(
                 for tasks in _one_ahead(map(look, batches)):
                     outcomes = [task.result() for task in tasks]
                     store.upsert([outcome for outcome in outcomes if isinstance(outcome, Arrival)])
+                    store.reprice({o.product_id: o.price for o in outcomes if isinstance(o, _Repriced)}, source.name)
                     store.claim([o.product_id for o in outcomes if isinstance(o, _Unchanged) and o.claim], source.name)
                     tally.count(outcomes)
                     if progress is not None:
@@ -202,6 +213,8 @@ def _look(source: CatalogSource, blobs: Blobs, row: RawRow, known: Known | None)
         data = source.image(row)
         product = replace(row.product, image_sha256=sha256(data))
         if known is not None and known.content_hash == content_hash(product):
+            if known.price != product.price:
+                return _Repriced(product.product_id, product.price)
             claim = known.withdrawn or known.source != source.name
             return _Unchanged(product.product_id, claim=claim, returns=known.withdrawn)
         pixels = decode(data)

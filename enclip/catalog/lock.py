@@ -9,22 +9,24 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from enclip.errors import CatalogError, StoreError
+from enclip.errors import CatalogBusy, CatalogError, StoreError
 
 logger = logging.getLogger(__name__)
 # Any fixed number: names ENCLIP's ingest among the advisory locks of a shared Postgres.
 INGEST_LOCK = 241116097
 POLL_S = 0.2
+LONGEST_WAIT_S = 600.0
 
 
 @contextmanager
-def ingest_lock(engine: Engine, *, wait_s: float = 600) -> Iterator[None]:
+def ingest_lock(engine: Engine, *, wait_s: float = LONGEST_WAIT_S) -> Iterator[None]:
     """Hold the catalog's ingest lock. It ends with the process or connection that holds it.
 
     Postgres: an advisory lock; SQLite, where everyone is on this machine: a lock on a file beside the database.
 
     Raises:
-        CatalogError: another ingest held it for `wait_s` seconds, or it was lost to a restart of the database.
+        CatalogBusy: another ingest held it for `wait_s` seconds.
+        CatalogError: it was lost to a restart of the database.
     """
     if engine.dialect.name == "postgresql":
         with engine.connect() as connection:
@@ -68,7 +70,7 @@ def _wait(attempt: Callable[[], bool], wait_s: float) -> None:
     told = False
     while not attempt():
         if time.monotonic() >= end:
-            raise CatalogError(
+            raise CatalogBusy(
                 f"Another ingest has held the catalog for {wait_s:g} s.", remedy="Wait for it to end, and run again."
             )
         if not told:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from enclip.blobs import Blobs, writing
 from enclip.catalog.images import decode, fit_square, image_key, longest_side
-from enclip.catalog.store import CatalogDigest, CatalogStore, content_hash
+from enclip.catalog.store import CatalogDigest, CatalogStore, content_hash, without_prices
 from enclip.errors import ImageError, SnapshotError, StoreError
+from enclip.product_table import from_table, to_table
 from enclip.records import Products
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRef:
-    """A frozen catalog. `digest` is over the products' ids, contents, groups and splits."""
+    """A frozen catalog. `digest` is over the products' ids, contents, groups, splits and prices."""
 
     digest: str
     num_products: int
@@ -54,9 +55,8 @@ def take_snapshot(store: CatalogStore, blobs: Blobs) -> SnapshotRef:
         raise SnapshotError("The catalog is empty.", remedy="Take products in first: enclip ingest PATH.")
     digest = products_digest(products)
     if not blobs.exists(snapshot_key(digest)):
-        table = pa.table({name: pa.array(getattr(products, name), pa.string()) for name in Products.column_names()})
         out = io.BytesIO()
-        pq.write_table(table, out, compression="zstd")
+        pq.write_table(to_table(products), out, compression="zstd")
         blobs.put(snapshot_key(digest), out.getvalue())
     return SnapshotRef(digest, len(products))
 
@@ -73,9 +73,7 @@ def load_snapshot(blobs: Blobs, digest: str) -> Products:
     except StoreError as error:
         raise SnapshotError(f"Snapshot {digest} cannot be read from {blobs.url}: {error.what}") from error
     try:
-        table = pq.read_table(io.BytesIO(data), columns=list(Products.column_names()))
-        columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in Products.column_names()}
-        products = Products(**columns)
+        products = from_table(pq.read_table(io.BytesIO(data)))
         found = products_digest(products)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError(f"Snapshot {blobs.url}/{key} is damaged: {error}.") from error
@@ -88,7 +86,7 @@ def products_digest(products: Products) -> str:
     """The digest of these products, sorted by id as `Products` are."""
     digest = CatalogDigest()
     for product in products:
-        digest.add(product.product_id, content_hash(product), product.group_id, product.split.value)
+        digest.add(product.product_id, content_hash(product), product.group_id, product.split.value, product.price)
     return digest.hexdigest()
 
 
@@ -114,14 +112,14 @@ def pixel_map(
 ) -> NDArray[np.uint8]:
     """Every picture on a white square canvas: a read-only memory map `[N, side, side, 3]` uint8, rows as products.
 
-    Decoded once per snapshot and side, several at a time, and published by rename: a second caller finds it
-    whole or not at all. It can be deleted at any time.
+    Decoded once per snapshot (whatever its prices) and side, several at a time, and published by rename: a second
+    caller finds it whole or not at all. It can be deleted at any time.
 
     Raises:
         StoreError: a picture is missing from the store, or the disk is full.
         ImageError: a picture cannot be decoded, although it could at ingest.
     """
-    path = scratch / "pixels" / f"{digest}-{side}.npy"
+    path = scratch / "pixels" / f"{without_prices(digest)}-{side}.npy"
     shape = (len(products), side, side, 3)
     if (found := _existing(path, shape)) is not None:
         return found

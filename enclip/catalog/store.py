@@ -47,6 +47,16 @@ class Known:
     content_hash: str
     source: str
     withdrawn: bool
+    price: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A product as the catalog has it, withdrawn or not, and when that was last written."""
+
+    product: Product
+    withdrawn: bool
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +69,42 @@ class CatalogCounts:
 
 
 def content_hash(product: Product) -> str:
-    """Hex SHA-256 of name, picture and attributes: equal when there is nothing to take in again."""
+    """Hex SHA-256 of name, picture and attributes: equal when there is nothing to learn again.
+
+    The price is no part of it. Nothing is learnt from prices, so a new one needs neither a look at the picture nor
+    another group; `CatalogDigest` has it beside the contents.
+    """
     content = [getattr(product, name) for name in CONTENT]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 class CatalogDigest:
-    """Running digest of a catalog: over id, content, group and split of its products, ids ascending."""
+    """Running digest of a catalog: over id, content, group, split and price of its products, ids ascending.
+
+    It has two parts, `CONTENTS-PRICES`, the second one only where a product has a price. An index follows the whole
+    of it, so that a new price reaches the service; a training follows `without_prices` of it, so that a new price
+    costs none. A catalog without prices has the digest that it had before there were any.
+    """
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256(b"enclip-catalog-1\n")
+        self._contents = hashlib.sha256(b"enclip-catalog-1\n")
+        self._prices = hashlib.sha256(b"enclip-prices-1\n")
+        self._has_prices = False
 
-    def add(self, product_id: str, content: str, group_id: str, split: str) -> None:
-        self._hash.update(json.dumps([product_id, content, group_id, split]).encode())
+    def add(self, product_id: str, content: str, group_id: str, split: str, price: float | None) -> None:
+        self._contents.update(json.dumps([product_id, content, group_id, split]).encode())
+        if price is not None:
+            self._has_prices = True
+            self._prices.update(json.dumps([product_id, price]).encode())
 
     def hexdigest(self) -> str:
-        return self._hash.hexdigest()[:32]
+        contents = self._contents.hexdigest()[:32]
+        return f"{contents}-{self._prices.hexdigest()[:16]}" if self._has_prices else contents
+
+
+def without_prices(digest: str) -> str:
+    """The part of a catalog's digest that is over what a training learns from."""
+    return digest.partition("-")[0]
 
 
 class CatalogStore:
@@ -98,6 +128,16 @@ class CatalogStore:
             row = connection.execute(query).mappings().first()
         return None if row is None else _product(row)
 
+    def entry(self, product_id: str) -> Entry | None:
+        """What the catalog has of a product, withdrawn ones included; None where the id was never seen."""
+        query = select(*COLUMNS, PRODUCTS.c.updated_at, PRODUCTS.c.withdrawn_at)
+        with read_only(self.engine) as connection:
+            row = connection.execute(query.where(PRODUCTS.c.product_id == product_id)).mappings().first()
+        if row is None:
+            return None
+        written = max(_in_utc(moment) for moment in (row["updated_at"], row["withdrawn_at"]) if moment is not None)
+        return Entry(_product(row), withdrawn=row["withdrawn_at"] is not None, updated_at=written)
+
     def image_sha256(self, product_id: str) -> str | None:
         """The picture of a product, withdrawn ones included; None where the id was never seen."""
         with read_only(self.engine) as connection:
@@ -110,12 +150,13 @@ class CatalogStore:
             return frozenset(connection.scalars(query))
 
     def state_digest(self) -> str:
-        """The digest a snapshot taken now would have; reads four short columns of the live catalog."""
-        columns = PRODUCTS.c.product_id, PRODUCTS.c.content_hash, PRODUCTS.c.group_id, PRODUCTS.c.split
+        """The digest a snapshot taken now would have; reads five short columns of the live catalog."""
+        names = ("product_id", "content_hash", "group_id", "split", "price")
+        query = select(*(PRODUCTS.c[name] for name in names)).where(LIVE)
         with read_only(self.engine) as connection:
-            rows = [tuple(map(str, row)) for row in connection.execute(select(*columns).where(LIVE))]
+            rows = connection.execute(query).tuples().all()
         digest = CatalogDigest()
-        for row in sorted(rows):  # sorted here: databases differ in how they collate
+        for row in sorted(rows, key=lambda row: str(row[0])):  # sorted here: databases differ in how they collate
             digest.add(*row)
         return digest.hexdigest()
 
@@ -131,12 +172,14 @@ class CatalogStore:
 
     def known(self, product_ids: Sequence[str]) -> dict[str, Known]:
         """What is remembered of these products, withdrawn ones included."""
-        columns = PRODUCTS.c.product_id, PRODUCTS.c.content_hash, PRODUCTS.c.source, PRODUCTS.c.withdrawn_at
+        names = ("product_id", "content_hash", "source", "withdrawn_at", "price")
+        query = select(*(PRODUCTS.c[name] for name in names))
         found = {}
         with read_only(self.engine) as connection:
             for part in in_parts(product_ids):
-                for row in connection.execute(select(*columns).where(PRODUCTS.c.product_id.in_(part))):
-                    found[row.product_id] = Known(row.content_hash, row.source, row.withdrawn_at is not None)
+                for row in connection.execute(query.where(PRODUCTS.c.product_id.in_(part))):
+                    withdrawn = row.withdrawn_at is not None
+                    found[row.product_id] = Known(row.content_hash, row.source, withdrawn, row.price)
         return found
 
     def upsert(self, arrivals: Sequence[Arrival]) -> None:
@@ -180,6 +223,19 @@ class CatalogStore:
                     PRODUCTS.update().where(PRODUCTS.c.product_id.in_(part)).values(source=source, withdrawn_at=None)
                 )
 
+    def reprice(self, prices: Mapping[str, float | None], source: str) -> None:
+        """Note new prices of products that are otherwise as they were, and claim them for the source."""
+        if not prices:
+            return
+        rows = [{"key_id": product_id, "to_price": price} for product_id, price in prices.items()]
+        with self.engine.begin() as connection:
+            connection.execute(
+                PRODUCTS.update()
+                .where(PRODUCTS.c.product_id == bindparam("key_id"))
+                .values(price=bindparam("to_price"), source=source, updated_at=self._now(), withdrawn_at=None),
+                rows,
+            )
+
     def withdraw(self, product_ids: Iterable[str]) -> int:
         """Mark products as gone; how many of them were live."""
         gone = 0
@@ -204,6 +260,7 @@ class CatalogStore:
         return {
             "product_id": product.product_id,
             **{name: getattr(product, name) for name in CONTENT},
+            "price": product.price,
             "content_hash": content_hash(product),
             "source": arrival.source,
             "updated_at": now,
@@ -214,6 +271,10 @@ class CatalogStore:
 def _product(row: RowMapping) -> Product:
     values: dict[str, Any] = {name: row[name] for name in Products.column_names()}
     return Product(**{**values, "split": Split(row["split"])})
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # SQLite forgets the zone
 
 
 def _stream(connection: Connection, query: Select[Any]) -> Iterator[RowMapping]:

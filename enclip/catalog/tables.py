@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import DateTime, ForeignKey, Integer, LargeBinary, SmallInteger, String, Table, Text
+from sqlalchemy import DateTime, Float, ForeignKey, Integer, LargeBinary, SmallInteger, String, Table, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from enclip.database import Base
@@ -38,6 +38,7 @@ class ProductRow(Base):
     first_seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     withdrawn_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), index=True)
+    price: Mapped[float | None] = mapped_column(Float(53))  # no part of the content: see `content_hash`
 
 
 class PictureRow(Base):

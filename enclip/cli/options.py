@@ -15,6 +15,8 @@ Release = Annotated[str, typer.Option("--release", help="A version of `enclip`, 
 Colour = Annotated[list[str] | None, typer.Option("--colour", help="Only products of this colour; may be repeated.")]
 Gender = Annotated[list[str] | None, typer.Option("--gender", help="Only products for this gender; may be repeated.")]
 Category = Annotated[list[str] | None, typer.Option("--category", help="Only this category; may be repeated.")]
+PriceMin = Annotated[float | None, typer.Option("--price-min", help="Only products of this price or more.")]
+PriceMax = Annotated[float | None, typer.Option("--price-max", help="Only products of this price or less.")]
 
 
 def platform() -> Platform:

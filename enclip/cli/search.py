@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from enclip.cli import render
-from enclip.cli.options import Category, Colour, Gender, Json, Release, platform
+from enclip.cli.options import Category, Colour, Gender, Json, PriceMax, PriceMin, Release, platform
 from enclip.errors import ImageError, QueryError
-from enclip.records import Filters
+from enclip.records import MAX_PRICE, Filters
 
 MAX_IMAGE_BYTES = 20_000_000
 
@@ -27,6 +27,8 @@ def search(
     category: Category = None,
     gender: Gender = None,
     colour: Colour = None,
+    price_min: PriceMin = None,
+    price_max: PriceMax = None,
     spread: Annotated[
         bool, typer.Option("--spread", help="Show one of each group of near-duplicates, and how many it stands for.")
     ] = False,
@@ -37,10 +39,12 @@ def search(
 
     Examples: `enclip search "navy blue shirt"` · `enclip search --image shoe.jpg` ·
     `enclip search "in red" --image bag.jpg --category Bags` · `enclip search "white t-shirt" --spread` ·
-    `enclip search "red" --like 15970` · `enclip search "shirt" --without "blue"`
+    `enclip search "red" --like 15970` · `enclip search "shirt" --without "blue"` ·
+    `enclip search "handbag" --price-min 20 --price-max 50`
     """
     from enclip.pipeline.open_release import open_release
 
+    _check_prices(price_min, price_max)
     picture = _read_image(image) if image else None
     opened = platform()
     found = open_release(opened, release)
@@ -50,7 +54,7 @@ def search(
         like=like or None,
         without=without,
         weights={"text": text_weight, "image": image_weight, "like": like_weight},
-        filters=Filters(tuple(category or ()), tuple(gender or ()), tuple(colour or ())),
+        filters=Filters(tuple(category or ()), tuple(gender or ()), tuple(colour or ()), price_min, price_max),
         k=k,
         offset=offset,
         withdrawn=opened.catalog.withdrawn_ids(),
@@ -69,6 +73,7 @@ def search(
                         "score": round(hit.score, 6),
                         "name": by_id[hit.product_id].name,
                         "category": by_id[hit.product_id].category,
+                        "price": by_id[hit.product_id].price,
                         "cluster": hit.cluster,
                         "folded": hit.folded,
                     }
@@ -77,12 +82,15 @@ def search(
             }
         )
         return
+    priced = ["price"] if any(product.price is not None for product in by_id.values()) else []
     render.table(
         f"Release {found.version}: {_asked(text, image, like, without)}",
-        ("", "product", "name", "category", "colour", "score", *(["folded"] if spread else [])),
+        ("", "product", "name", "category", "colour", *priced, "score", *(["folded"] if spread else [])),
         [
             (
-                *(place, hit.product_id, product.name, product.category, product.base_colour, hit.score),
+                *(place, hit.product_id, product.name, product.category, product.base_colour),
+                *([f"{product.price:.2f}" if product.price is not None else ""] if priced else []),
+                hit.score,
                 *([hit.folded or None] if spread else []),
             )
             for place, hit in enumerate(ranking.hits, 1 + offset)
@@ -106,6 +114,9 @@ def serve(
     ENCLIP_API_KEYS (keys of 16 characters or more, separated by commas) locks /v1: a request then brings a key as
     `Authorization: Bearer KEY` or `X-API-Key: KEY`. Pictures of products, /health, /metrics and the pages stay open.
 
+    ENCLIP_WRITE_KEYS, written alike, lets its holders change single products: PUT and DELETE of /v1/products/ID.
+    With ENCLIP_AIRFLOW_PASSWORD set, changes start Airflow's refresh_index; else `enclip refresh` indexes them.
+
     A search that waits longer than ENCLIP_SEARCH_WAIT_S (5) for its turn is refused with 503, one that comes while
     256 wait with 429. SIGTERM finishes what was accepted.
 
@@ -115,8 +126,10 @@ def serve(
     Examples: `enclip serve` · `ENCLIP_API_KEYS=$(openssl rand -hex 32) enclip serve --host 0.0.0.0`
     """
     from enclip.serving.run import run_server
+    from enclip.standalone.refresh import refresh_trigger
 
-    run_server(platform(), host=host, port=port)
+    opened = platform()
+    run_server(opened, host=host, port=port, refresh=refresh_trigger(opened.settings))
 
 
 def status(json: Json = False) -> None:
@@ -158,6 +171,17 @@ def _asked(text: str, image: Path | None, like: str, without: str) -> str:
     """A question in one line."""
     parts = [text, str(image) if image else "", f"like {like}" if like else "", f"without {without}" if without else ""]
     return ", ".join(filter(None, parts))
+
+
+def _check_prices(lowest: float | None, highest: float | None) -> None:
+    """Raise QueryError for bounds that leave no price."""
+    given = {"--price-min": lowest, "--price-max": highest}
+    bounds = {name: bound for name, bound in given.items() if bound is not None}
+    if not all(0 <= bound <= MAX_PRICE for bound in bounds.values()) or [*bounds.values()] != sorted(bounds.values()):
+        raise QueryError(
+            f"No price passes {' and '.join(f'{name} {bound:g}' for name, bound in bounds.items())}.",
+            remedy="Give 0 ≤ --price-min ≤ --price-max.",
+        )
 
 
 def _minute(moment: str | None) -> str:

@@ -62,11 +62,15 @@ class ReleaseModel(PythonModel):
             image = base64.b64decode(asked["image"], validate=True) if "image" in asked else None
         except binascii.Error as error:
             raise QueryError(f"The image is not base64: {error}.") from error
+
+        def only(name: str) -> tuple[str, ...]:
+            return (asked[name],) if name in asked else ()
+
         return self._release.search(
             text=asked.get("text"),
             image=image,
             weights=None,
-            filters=Filters(**{name: (asked[name],) for name in ("category", "gender", "colour") if name in asked}),
+            filters=Filters(category=only("category"), gender=only("gender"), colour=only("colour")),
             k=int(asked.get("k", DEFAULT_K)),
             withdrawn=frozenset(),
         )

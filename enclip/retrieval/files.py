@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from enclip.blobs import write_whole
 from enclip.errors import ReleaseError
+from enclip.product_table import from_table, to_table
 from enclip.records import Floats, Products
 
 PRODUCTS, EMBEDDINGS, MEANS, SETTINGS = "products.parquet", "embeddings.npy", "cluster-means.npy", "searcher.json"
@@ -30,10 +31,7 @@ class Parts:
     def write(self, folder: Path) -> None:
         """Write the files into a folder, which is made."""
         folder.mkdir(parents=True, exist_ok=True)
-        columns: dict[str, Any] = {
-            name: pa.array(getattr(self.products, name), pa.string()) for name in Products.column_names()
-        }
-        pq.write_table(pa.table(columns), folder / PRODUCTS)
+        pq.write_table(to_table(self.products), folder / PRODUCTS)
         np.save(folder / EMBEDDINGS, self.embedding_ND, allow_pickle=False)
         np.save(folder / MEANS, self.cluster_mean_CD, allow_pickle=False)
         write_whole(folder / SETTINGS, json.dumps(self.settings, indent=2).encode())
@@ -51,9 +49,8 @@ class Parts:
         """
         try:
             found = json.loads((folder / SETTINGS).read_bytes())
-            table = pq.read_table(folder / PRODUCTS, columns=list(Products.column_names()))
             return cls(
-                Products(**{name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}),
+                from_table(pq.read_table(folder / PRODUCTS)),
                 np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False),
                 np.load(folder / MEANS, allow_pickle=False),
                 {name: found[name] for name in settings}

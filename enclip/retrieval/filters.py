@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ class FilterIndex:
 
     A category names a subCategory, an articleType or a masterCategory; values compare without case
     and surrounding space. Values of one filter widen the search, filters together narrow it. An
-    unknown value matches nothing: a shop without hats has no hats to show.
+    unknown value matches nothing: a shop without hats has no hats to show. A product without a price passes no
+    bound on it.
     """
 
     def __init__(self, products: Products) -> None:
@@ -28,6 +30,7 @@ class FilterIndex:
         self._gender = [_Codes(products.gender)]
         self._colour = [_Codes(products.base_colour)]
         self._own_category = _Codes(products.category)
+        self._price_N = products.price
         self._withdrawn: tuple[frozenset[str], Mask | None] = (frozenset(), None)
 
     def row(self, product_id: str) -> int | None:
@@ -46,6 +49,11 @@ class FilterIndex:
         masks = [
             np.logical_or.reduce([codes.match(values) for codes in columns]) for values, columns in wanted if values
         ]
+        # Comparisons with NaN, the price of what has none, are false.
+        if filters.price_min is not None:
+            masks.append(self._price_N >= filters.price_min)
+        if filters.price_max is not None:
+            masks.append(self._price_N <= filters.price_max)
         return np.logical_and.reduce(masks) if masks else None
 
     def counts(self, filters: Filters | None, allowed: Mask | None) -> dict[str, dict[str, int]]:
@@ -57,7 +65,7 @@ class FilterIndex:
         filters = filters or Filters()
         fields = {"category": self._own_category, "gender": self._gender[0], "colour": self._colour[0]}
         return {
-            name: codes.counts(both(self.mask(replace(filters, **{name: ()})), allowed))
+            name: codes.counts(both(self.mask(replace(filters, **cast(Any, {name: ()}))), allowed))
             for name, codes in fields.items()
         }
 

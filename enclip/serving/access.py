@@ -1,4 +1,4 @@
-"""Who may ask: keys for `/v1`, and where the service may listen without one."""
+"""Who may ask and who may write: keys for `/v1`, and where the service may listen without one."""
 
 import hmac
 import re
@@ -30,14 +30,14 @@ _SCHEMES = {
 
 
 class ApiKeys:
-    """The keys that open `/v1`; only their digests are kept. None at all: it is open."""
+    """The keys that open `/v1`, or let one change products; only their digests are kept."""
 
     def __init__(self, keys: tuple[str, ...] = ()) -> None:
         self._digests = tuple(_digest(key) for key in keys)
 
     @classmethod
-    def parse(cls, setting: SecretStr) -> Self:
-        """The keys of `ENCLIP_API_KEYS`: separated by commas, several so that one can replace another.
+    def parse(cls, setting: SecretStr, variable: str = "ENCLIP_API_KEYS") -> Self:
+        """The keys of a setting: separated by commas, several so that one can replace another.
 
         Raises:
             ConfigError: a key is too short or cannot be sent in a header; names its place, never the key.
@@ -47,7 +47,7 @@ class ApiKeys:
         for place, key in enumerate(keys, 1):
             if not _KEY.fullmatch(key):
                 raise ConfigError(
-                    f"Key {place} of {len(keys)} in ENCLIP_API_KEYS cannot be used: a key has at least "
+                    f"Key {place} of {len(keys)} in {variable} cannot be used: a key has at least "
                     f"{MIN_KEY_CHARS} characters, all of them ASCII, and no space.",
                     remedy="Make one with `openssl rand -hex 32`.",
                 )
@@ -69,25 +69,48 @@ class Access:
 
     Args:
         app: what answers.
-        keys: at least one.
+        keys: what lets one search; none: everyone may.
+        write_keys: what lets one change products, and search; none: nobody may change any.
         metrics: where refusals are counted.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, metrics: "ServiceMetrics") -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, write_keys: ApiKeys, metrics: "ServiceMetrics") -> None:
         self._app = app
         self._keys = keys
+        self._write_keys = write_keys
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and needs_key(scope["method"], scope["path"]):
-            given = _given_key(Headers(scope=scope))
-            if not self._keys.opened_by(given):
-                await self._refusal(scope, given=bool(given))(scope, receive, send)
+        if scope["type"] == "http":
+            refused = self._refused(scope)
+            if refused is not None:
+                self._metrics.refuse("key")
+                await refused(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope, *, given: bool) -> ASGIApp:
-        self._metrics.refuse("key")
+    def _refused(self, scope: Scope) -> ASGIApp | None:
+        writes = needs_write_key(scope["method"], scope["path"])
+        if not writes and not (self._keys and needs_key(scope["method"], scope["path"])):
+            return None
+        given = _given_key(Headers(scope=scope))
+        may_search, may_write = self._keys.opened_by(given), self._write_keys.opened_by(given)
+        if may_write or (may_search and not writes):
+            return None
+        if not may_search and (self._keys or self._write_keys):
+            return self._unknown(scope, given=bool(given))
+        return self._may_not_write(scope)
+
+    def _may_not_write(self, scope: Scope) -> ASGIApp:
+        says = (
+            "This key searches only; to change products takes one of ENCLIP_WRITE_KEYS."
+            if self._write_keys
+            else "Nobody may change products: the service has no key for it. Set ENCLIP_WRITE_KEYS "
+            "(`openssl rand -hex 32` makes one) and start it again."
+        )
+        return problem(403, says, request_id=request_id_of(Request(scope)))
+
+    def _unknown(self, scope: Scope, *, given: bool) -> ASGIApp:
         says = "This is not a key of the service." if given else "The service asks for a key."
         challenge = 'Bearer realm="enclip"' + (', error="invalid_token"' if given else "")
         return problem(
@@ -102,6 +125,11 @@ def needs_key(method: str, path: str) -> bool:
     """Whether a key guards this: all of `/v1` but products' pictures, since an `<img>` cannot send one."""
     is_picture = method.upper() in {"GET", "HEAD"} and _PICTURE.fullmatch(path)
     return path.startswith("/v1/") and not is_picture
+
+
+def needs_write_key(method: str, path: str) -> bool:
+    """Whether this changes products: a key of its own guards that always, on the loopback too."""
+    return path.startswith("/v1/products/") and method.upper() not in {"GET", "HEAD", "OPTIONS"}
 
 
 def require_keys_beyond_loopback(address: str, keys: ApiKeys) -> None:
@@ -120,16 +148,23 @@ def require_keys_beyond_loopback(address: str, keys: ApiKeys) -> None:
         )
 
 
-def describe_keys(app: FastAPI) -> None:
-    """Have the app's OpenAPI say which operations need a key, and how it is sent."""
+def describe_keys(app: FastAPI, *, to_search: bool) -> None:
+    """Have the app's OpenAPI say which operations need a key, and how it is sent.
+
+    Args:
+        to_search: whether searching needs one too, and not only changing products.
+    """
     without_keys = app.openapi
 
     def with_keys() -> dict[str, Any]:
         description = without_keys()
-        description.setdefault("components", {})["securitySchemes"] = _SCHEMES
         for path, operations in description["paths"].items():
             for method, operation in operations.items():
-                if needs_key(method, path):
+                writes = needs_write_key(method, path)
+                if writes:
+                    operation["responses"]["403"] = described("The key searches only, or no key may change products.")
+                if writes or (to_search and needs_key(method, path)):
+                    description.setdefault("components", {})["securitySchemes"] = _SCHEMES
                     operation["security"] = [{name: []} for name in _SCHEMES]
                     operation["responses"]["401"] = described("No key, or none that the service knows.")
         return description

@@ -17,6 +17,7 @@ from enclip.serving.follow import Follower
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.problems import describe_problems, install_handlers
 from enclip.serving.query_log import QueryLog
+from enclip.serving.refresh import Refresher
 from enclip.serving.releases import Releases
 from enclip.serving.routes.batch import batch_routes
 from enclip.serving.routes.catalog import catalog_routes
@@ -27,8 +28,10 @@ from enclip.serving.routes.explain import explain_routes
 from enclip.serving.routes.health import health_routes
 from enclip.serving.routes.judgements import judgement_routes
 from enclip.serving.routes.pages import PAGE, page_routes
+from enclip.serving.routes.products import product_routes
 from enclip.serving.routes.search import search_routes
 from enclip.serving.schemas import MAX_BODY_BYTES
+from enclip.serving.shelf import Catalog, Shelf
 from enclip.serving.tracing import Traced, stop_tracing
 
 
@@ -36,7 +39,10 @@ def create_app(
     follower: Follower,
     picture: Callable[[str], bytes],
     *,
+    catalog: Catalog | None = None,
+    refresher: Refresher | None = None,
     keys: ApiKeys | None = None,
+    write_keys: ApiKeys | None = None,
     releases: Releases | None = None,
     judgements: Engine | None = None,
     num_searchers: int | None = None,
@@ -50,7 +56,10 @@ def create_app(
     Args:
         follower: knows which release answers.
         picture: bytes by `image_sha256`, as they came in. Raises StoreError.
-        keys: what opens `/v1`; None: it is open.
+        catalog: whose single products can be looked at and changed; None: of none.
+        refresher: told of those changes; it is started and stopped with the app. None: nobody is told.
+        keys: what opens `/v1`; None or empty: it is open.
+        write_keys: what lets one change products; None or empty: nobody may.
         releases: what can be compared with what is served; None: nothing, and there are no such routes.
         judgements: the database that keeps what people say of answers; None: nobody is asked.
         num_searchers, max_waiting, max_wait_s: see `Desk`.
@@ -58,13 +67,18 @@ def create_app(
         traces: where requests' spans go, stopped with the app; None: there are none.
     """
     metrics = ServiceMetrics(follower)
+    keys, write_keys = keys or ApiKeys(), write_keys or ApiKeys()
+    refresher = refresher or Refresher(None)
+    metrics.watch_refresher(refresher)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         follower.start()
+        refresher.start()
         if query_log:
             query_log.start(metrics.count_query_line)
         yield
+        await to_thread.run_sync(refresher.stop)
         await to_thread.run_sync(follower.stop)
         if query_log:
             await to_thread.run_sync(query_log.stop)
@@ -80,24 +94,25 @@ def create_app(
         middleware=[
             *([Middleware(Traced)] if traces else []),  # outermost, so that every line of a request's log has its trace
             Middleware(Envelope, metrics=metrics, max_body_bytes=MAX_BODY_BYTES, query_log=query_log),
-            *([Middleware(Access, keys=keys, metrics=metrics)] if keys else []),
+            Middleware(Access, keys=keys, write_keys=write_keys, metrics=metrics),
         ],
     )
     install_handlers(app)
     describe_problems(app)
-    if keys:
-        describe_keys(app)
+    describe_keys(app, to_search=bool(keys))
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)
     for searching in (search_routes(desk), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
         app.include_router(searching, dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(cluster_routes(desk), dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(catalog_routes(desk, picture))
+    if catalog is not None:
+        app.include_router(product_routes(Shelf(catalog, follower, refresher)))
     if releases:
         app.include_router(compare_routes(desk, releases))
         metrics.watch_compared(lambda: len(releases.versions))
     if releases and judgements:
         app.include_router(judgement_routes(desk, releases, judgements))
-    app.include_router(health_routes(follower, metrics))
+    app.include_router(health_routes(follower, metrics, refresher))
     app.include_router(page_routes())
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
     return app

@@ -195,6 +195,7 @@ class Follower:
         self._poll_s = poll_s
         self._clock = clock
         self._swap_lock = threading.Lock()  # between the two threads; no request ever waits for it
+        self._look_lock = threading.Lock()  # so that what was read first never replaces what was read later
         self._served: Served | None = None
         self._withdrawn: frozenset[str] | None = None
         self._withdrawn_problem = ""
@@ -249,22 +250,12 @@ class Follower:
         self._threads = ()
 
     def check_withdrawn(self) -> bool:
-        """Look once at what is withdrawn; True where that has changed. Never raises: the last set stays."""
-        try:
-            latest = self._read_withdrawn()
-        except Exception as error:
-            self._withdrawn_problem = _noted(
-                f"Withdrawn products cannot be read: {_reason(error)}", self._withdrawn_problem
-            )
-            return False
-        self._withdrawn_problem = ""
-        with self._swap_lock:
-            if latest == self._withdrawn:
-                return False
-            self._withdrawn = latest
-            if self._served is not None:
-                self._served = replace(self._served, withdrawn=latest)
-        return True
+        """Look once at what is withdrawn; True where that has changed. Never raises: the last set stays.
+
+        The follower's own thread does so again and again; whoever has just withdrawn a product need not wait for it.
+        """
+        with self._look_lock:
+            return self._look_at_withdrawn()
 
     def check_alias(self) -> bool:
         """Look once at the alias and load what it names; True where another release answers now.
@@ -290,6 +281,23 @@ class Follower:
             self._alias_problem = self._load_problem
             return False
         return self._swap_to(self._alias)
+
+    def _look_at_withdrawn(self) -> bool:
+        try:
+            latest = self._read_withdrawn()
+        except Exception as error:
+            self._withdrawn_problem = _noted(
+                f"Withdrawn products cannot be read: {_reason(error)}", self._withdrawn_problem
+            )
+            return False
+        self._withdrawn_problem = ""
+        with self._swap_lock:
+            if latest == self._withdrawn:
+                return False
+            self._withdrawn = latest
+            if self._served is not None:
+                self._served = replace(self._served, withdrawn=latest)
+        return True
 
     def _repeat(self, look: Callable[[], bool]) -> None:
         while not self._stopping.is_set():

@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from enclip.serving.follow import Follower
+from enclip.serving.refresh import Refresher
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REASONS = ("key", "release", "queue", "deadline")
@@ -103,9 +104,27 @@ class ServiceMetrics:
         """Count one line of the query log as "written" or "lost"."""
         self._query_log.labels(outcome).inc()
 
+    def watch_refresher(self, refresher: Refresher) -> None:
+        """Where to look, when scraped, for how telling of changes goes."""
+        self.registry.register(_RefreshCollector(refresher))
+
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class _RefreshCollector(Collector):
+    def __init__(self, refresher: Refresher) -> None:
+        self._refresher = refresher
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._refresher.state
+        yield GaugeMetricFamily(
+            "enclip_refresh_waiting", "1 while Airflow is to be told of changed products.", int(state.waiting)
+        )
+        yield GaugeMetricFamily("enclip_refresh_problem", "1 while it cannot be told.", int(bool(state.problem)))
+        yield CounterMetricFamily("enclip_refresh_triggers", "Times that it was told.", state.num_told)
+        yield CounterMetricFamily("enclip_failed_refresh_triggers", "Times that it failed.", state.num_failed)
 
 
 class _FollowCollector(Collector):

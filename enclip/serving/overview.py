@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclip.records import Product, Products, Strings
+from enclip.records import Prices, Product, Products, Strings
 
 NUM_EXAMPLES = 6
 NUM_IN_WINDOW = 24
@@ -21,12 +21,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Choices come most frequent first; `examples` are queries that the catalog can answer."""
+    """Choices come most frequent first; `prices` are the lowest and the highest one, None where there is none;
+    `examples` are queries that the catalog can answer."""
 
     num_products: int
     categories: tuple[Choice, ...]
     genders: tuple[Choice, ...]
     colours: tuple[Choice, ...]
+    prices: tuple[float, float] | None
     examples: tuple[str, ...]
     window: tuple[Product, ...]
 
@@ -45,6 +47,7 @@ def describe_catalog(products: Products, *, withdrawn: frozenset[str], seed: int
         categories=_choices(live.category),
         genders=_choices(live.gender),
         colours=_choices(live.base_colour),
+        prices=_range(live.price),
         examples=_examples(live),
         window=tuple(live.row(int(row)) for row in _mixed_rows(live.category, seed=seed)),
     )
@@ -55,6 +58,11 @@ def _choices(values: Strings) -> tuple[Choice, ...]:
     return tuple(
         Choice(value, count) for value, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0].casefold()))
     )
+
+
+def _range(prices: Prices) -> tuple[float, float] | None:
+    known = prices[~np.isnan(prices)]
+    return (float(known.min()), float(known.max())) if len(known) else None
 
 
 def _examples(products: Products) -> tuple[str, ...]:

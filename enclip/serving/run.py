@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,17 @@ GRACE_S = 15
 MAX_CONNECTIONS = 1024
 
 
-def run_server(platform: "Platform", *, host: str = "127.0.0.1", port: int = 8000) -> None:
+def run_server(
+    platform: "Platform",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    refresh: Callable[[], None] | None = None,
+) -> None:
     """Serve the platform's champion until SIGINT or SIGTERM; what is accepted is finished first.
+
+    Args:
+        refresh: starts a refresh of the index after products were changed here; None: that is left to others.
 
     Raises:
         ConfigError: the address cannot be listened on, other machines reach it and no key is set, the query log cannot
@@ -38,13 +48,13 @@ def run_server(platform: "Platform", *, host: str = "127.0.0.1", port: int = 800
         require_keys_beyond_loopback(address, keys)
         limit_threads()
         write_logs(platform.settings.log_format)
-        server = make_server(platform_app(platform))
+        server = make_server(platform_app(platform, refresh=refresh))
         logger.info("Search at http://%s:%d, %s", host, port, "with a key" if keys else "open to this machine")
         server.run(sockets=[bound])
 
 
-def platform_app(platform: "Platform") -> FastAPI:
-    """The app that follows the platform's champion, as the platform's settings say.
+def platform_app(platform: "Platform", *, refresh: Callable[[], None] | None = None) -> FastAPI:
+    """The app that follows the platform's champion, as the platform's settings say; `refresh` as in `run_server`.
 
     Raises:
         ConfigError: a key or the query log cannot be used, or traces cannot be sent as the environment says.
@@ -52,10 +62,12 @@ def platform_app(platform: "Platform") -> FastAPI:
     # These load torch and FAISS, which read their number of threads then.
     from enclip.catalog.images import image_key
     from enclip.pipeline.open_release import open_release
+    from enclip.pipeline.products import SingleProducts
     from enclip.registry import CHAMPION
     from enclip.serving.app import create_app
     from enclip.serving.follow import Follower
     from enclip.serving.query_log import QueryLog
+    from enclip.serving.refresh import Refresher
     from enclip.serving.releases import Releases, list_releases
     from enclip.serving.tracing import start_tracing
 
@@ -69,7 +81,10 @@ def platform_app(platform: "Platform") -> FastAPI:
     return create_app(
         follower,
         lambda sha256: blobs.get(image_key(sha256)),
+        catalog=SingleProducts(platform),
+        refresher=Refresher(refresh),
         keys=ApiKeys.parse(platform.settings.api_keys),
+        write_keys=ApiKeys.parse(platform.settings.write_keys, "ENCLIP_WRITE_KEYS"),
         releases=Releases(known=lambda: list_releases(registry), load=lambda version: open_release(platform, version)),
         judgements=platform.database,
         max_wait_s=platform.settings.search_wait_s,

@@ -8,9 +8,17 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from enclip.records import Filters, Product, Ranking
+from enclip.records import MAX_PRICE, Filters, Product, Ranking
 from enclip.serving.overview import Choice, Overview
 
 MAX_TEXT = 1000
@@ -63,6 +71,7 @@ FilterValues = Annotated[
     BeforeValidator(_listed),
 ]
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 
 
 class _Request(BaseModel):
@@ -78,15 +87,27 @@ class SearchWeights(_Request):
 
 
 class SearchFilters(_Request):
-    """Values that a product must have: any of a list, in every field given; upper and lower case are equal."""
+    """Values that a product must have: any of a list, in every field given; upper and lower case are equal.
+
+    A product without a price passes no bound on it.
+    """
 
     category: FilterValues = Field((), description="subCategory, articleType or masterCategory.")
     gender: FilterValues = ()
     colour: FilterValues = ()
+    price_min: Price | None = Field(None, description="The lowest price, itself included.")
+    price_max: Price | None = Field(None, description="The highest price, itself included.")
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.price_min is not None and self.price_max is not None and self.price_min > self.price_max:
+            raise ValueError(f"price_min {self.price_min:g} is above price_max {self.price_max:g}")
+        return self
 
     def to_filters(self) -> Filters | None:
         """None where nothing is restricted."""
-        return make_filters(self.category, self.gender, self.colour)
+        filters = Filters(**{name: getattr(self, name) for name in type(self).model_fields})
+        return None if filters == Filters() else filters
 
 
 class SearchRequest(_Request):
@@ -98,6 +119,7 @@ class SearchRequest(_Request):
                 {"text": "navy blue shirt", "k": 10},
                 {"text": "white t-shirt", "filters": {"gender": ["Men"]}, "k": 10, "spread": True},
                 {"text": "shirt", "without": "striped", "k": 10},
+                {"text": "handbag", "filters": {"price_min": 20, "price_max": 49.9}, "k": 10},
             ]
         }
     )
@@ -156,6 +178,7 @@ class ProductCard(BaseModel):
     gender: str
     colour: str
     image: str
+    price: float | None = Field(None, description="As the catalog has it; null: it has none.")
 
     @classmethod
     def of(cls, product: Product) -> Self:
@@ -192,6 +215,13 @@ class CatalogChoice(BaseModel):
     num_products: int
 
 
+class PriceRange(BaseModel):
+    """The lowest and the highest price."""
+
+    min: float
+    max: float
+
+
 class CatalogAnswer(BaseModel):
     """What the release holds, filters to offer, and queries and products to start from."""
 
@@ -200,6 +230,7 @@ class CatalogAnswer(BaseModel):
     categories: list[CatalogChoice]
     genders: list[CatalogChoice]
     colours: list[CatalogChoice]
+    price: PriceRange | None = Field(None, description="Of the whole release; null where no product has a price.")
     examples: list[str]
     window: list[ProductCard]
 
@@ -216,6 +247,7 @@ class CatalogAnswer(BaseModel):
             categories=choices(overview.categories),
             genders=choices(overview.genders),
             colours=choices(overview.colours),
+            price=PriceRange(min=overview.prices[0], max=overview.prices[1]) if overview.prices else None,
             examples=list(overview.examples),
             window=[ProductCard.of(product) for product in overview.window],
         )
@@ -251,6 +283,7 @@ class Readiness(BaseModel):
     num_withdrawn: int
     problem: str
     checked_s_ago: float | None
+    refresh_problem: str = Field("", description="Why Airflow's refresh_index could not be started after a change.")
 
 
 def hits_of(ranking: Ranking, product_of: dict[str, Product]) -> list[SearchHit]:
@@ -262,13 +295,6 @@ def hits_of(ranking: Ranking, product_of: dict[str, Product]) -> list[SearchHit]
     ]
 
 
-def make_filters(category: Sequence[str], gender: Sequence[str], colour: Sequence[str]) -> Filters | None:
-    """None where nothing is restricted."""
-    if not (category or gender or colour):
-        return None
-    return Filters(category=tuple(category), gender=tuple(gender), colour=tuple(colour))
-
-
 def _card(product: Product) -> dict[str, Any]:
     return {
         "product_id": product.product_id,
@@ -277,5 +303,6 @@ def _card(product: Product) -> dict[str, Any]:
         "article_type": product.article_type,
         "gender": product.gender,
         "colour": product.base_colour,
+        "price": product.price,
         "image": f"/v1/products/{quote(product.product_id, safe='')}/image",
     }

@@ -72,6 +72,11 @@ class AirflowApi:
         answer = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
         return str(answer["dag_run_id"])
 
+    def queued_runs(self, dag_id: str) -> list[str]:
+        """The runs of a DAG that have not begun."""
+        runs = self.call("GET", f"/dags/{dag_id}/dagRuns?state=queued&limit=10")["dag_runs"]
+        return [str(run["dag_run_id"]) for run in runs]
+
     def run_state(self, dag_id: str, dag_run_id: str) -> str:
         """queued, running, success or failed."""
         return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{_quoted(dag_run_id)}")["state"])
@@ -139,9 +144,8 @@ class AirflowApi:
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Any request below /api/v2; the answer's JSON. Raises AirflowError with what Airflow says."""
         for attempt in range(2):
-            if not self._token:
-                self._token = str(self._send("POST", "/auth/token", self._login)["access_token"])
             try:
+                self._token = self._token or self._log_in()
                 return self._send(method, f"/api/v2{path}", body)
             except urllib.error.HTTPError as error:
                 if error.code == 401 and attempt == 0:
@@ -153,6 +157,15 @@ class AirflowApi:
             except OSError as error:
                 raise AirflowError(f"Airflow at {self.url} does not answer: {error}.") from error
         raise AssertionError("unreachable")
+
+    def _log_in(self) -> str:
+        try:
+            return str(self._send("POST", "/auth/token", self._login)["access_token"])
+        except urllib.error.HTTPError as error:  # its body may repeat what was sent, the password too
+            raise AirflowError(
+                f"Airflow at {self.url} answers {error.code} to the login of {self._login['username']!r}.",
+                remedy="Check user and password.",
+            ) from None
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         request = urllib.request.Request(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
@@ -102,7 +103,7 @@ def platform_running(
             processes.wait_until(
                 lambda: answers(mlflow.health_url(mlflow_port or 0)), what="MLflow", timeout_s=START_TIMEOUT_S
             )
-        processes.start(search(settings, port=search_port))
+        processes.start(search(with_airflow(settings, airflow_url, password), port=search_port))
         status.update("Waiting for Airflow …")
         processes.wait_until(api.healthy, what="Airflow", timeout_s=START_TIMEOUT_S)
         api.ensure_pool(GPU_POOL, slots=1, description="One training at a time.")
@@ -112,6 +113,12 @@ def platform_running(
         )
         status.stop()
         yield RunningPlatform(processes, api, airflow_url, mlflow_url, search_url, password)
+
+
+def with_airflow(settings: Settings, url: str, password: str) -> Settings:
+    """The settings of a search service that starts `refresh_index` in this Airflow."""
+    own = {"airflow_api_url": url, "airflow_user": airflow.USER, "airflow_password": SecretStr(password)}
+    return settings.model_copy(update=own)
 
 
 def search(settings: Settings, *, port: int) -> Service:

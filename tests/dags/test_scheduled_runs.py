@@ -14,6 +14,8 @@ import pytest
 from rich.console import Console
 
 from enclip.catalog.drawn import draw_catalog
+from enclip.catalog.images import image_key
+from enclip.client import ProductRequest, SearchClient
 from enclip.config import Settings
 from enclip.ledger import last_promotion_to
 from enclip.pipeline.platform import Platform, open_platform
@@ -27,6 +29,7 @@ DAG_IDS = ("ingest_catalog", "retrain", "refresh_index")
 SMALL = {"epochs": 3, "instances": 1, "max_members": 1, "strictness": "lenient"}
 ASKED_WITHIN_S = 600
 PERSON_TAKES_S = 8
+WRITE_KEY = "write-key-0123456789"
 
 
 @dataclass
@@ -55,6 +58,11 @@ class World:
             states = {task.task_id: task.state for task in tasks}
         self.api.pause(dag_id, True)
         return states
+
+    def end_unpaused(self, dag_id: str, run: str) -> dict[str, str]:
+        """Let a DAG go that held this run back, and wait for its end."""
+        self.api.pause(dag_id, False)
+        return self.end(dag_id, run)
 
     def asked(self, run: str) -> None:
         """Wait until the run asks a person."""
@@ -98,7 +106,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("scheduled")
     draw_catalog(folder / "first", num_products=260, seed=0)
     draw_catalog(folder / "second", num_products=20, seed=0, start=260)
-    settings = Settings(ENCLIP_HOME=folder / "home")
+    settings = Settings(ENCLIP_HOME=folder / "home", ENCLIP_WRITE_KEYS=WRITE_KEY)
     with (
         open(folder / "console", "w") as output,
         platform_running(
@@ -239,6 +247,41 @@ def test_an_event_without_a_change_does_nothing(world: World) -> None:
     assert states.pop("needed") == "success"
     assert set(states.values()) == {"skipped"}
     assert (world.champion(), world.num_versions()) == (champion, versions)
+
+
+def test_products_changed_through_the_service_refresh_the_index(world: World) -> None:
+    """A burst of changes starts one run, which waits while the DAG is paused; the run brings all of them."""
+    champion, catalog = world.champion(), world.platform.catalog
+    gone, model = (catalog.products().row(row) for row in (0, 1))
+    picture = world.platform.blobs.get(image_key(model.image_sha256))
+    world.api.pause("refresh_index", True)
+    with SearchClient(world.services.search_url, api_key=WRITE_KEY, timeout_s=60) as shop:
+        for number in range(5):
+            made = ProductRequest(name=f"Fresh {number}", article_type="Shirts", image=picture, price=number)
+            assert shop.put_product(f"fresh-{number}", made).refresh == "scheduled"
+        assert shop.withdraw_product(gone.product_id).refresh == "scheduled"
+        run = wait_for_run(world, "refresh_index", "manual")
+        assert world.api.queued_runs("refresh_index") == [run]
+        states = world.end_unpaused("refresh_index", run)
+
+        assert states["needed"] == states["promote"] == "success"
+        manifest = world.platform.registry.release_manifest(world.champion() or 0)
+        assert world.champion() != champion
+        assert (manifest.kind, manifest.snapshot) == ("refresh", catalog.state_digest())
+        world.services.processes.wait_until(
+            lambda: shop.product("fresh-4").served == "current", what="the new release", timeout_s=30
+        )
+        assert shop.ready().refresh_problem == ""
+
+    needless = world.end("refresh_index", world.trigger("refresh_index", {"only_if_needed": True}))
+    assert needless.pop("needed") == "success"
+    assert set(needless.values()) == {"skipped"}
+
+
+def test_a_wrong_password_is_said_without_it(world: World) -> None:
+    with pytest.raises(AirflowError, match="answers 401 to the login of 'admin'") as caught:
+        AirflowApi(world.services.airflow_url, user="admin", password="not-the-password").queued_runs("refresh_index")
+    assert "not-the-password" not in str(caught.value)
 
 
 def wait_for_run(world: World, dag_id: str, run_type: str, *, number: int = 1) -> str:

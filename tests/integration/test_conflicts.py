@@ -6,6 +6,7 @@ import pytest
 
 from enclip.catalog.drawn import draw_catalog
 from enclip.config import Settings
+from enclip.ledger import start_attempt
 from enclip.pipeline.changed import should_refresh, should_retrain
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
@@ -15,6 +16,7 @@ from enclip.pipeline.gate import decide
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform, open_platform
+from enclip.pipeline.products import SingleProducts
 from enclip.pipeline.promote import promote_by_hand
 from enclip.pipeline.promote_run import promote_run
 from enclip.pipeline.refresh import prepare
@@ -22,6 +24,7 @@ from enclip.pipeline.runs import GateStep
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
+from enclip.records import ATTRIBUTES, Filters
 
 pytestmark = pytest.mark.slow
 
@@ -133,3 +136,30 @@ def test_a_refresh_embeds_only_what_is_new(platform: Platform) -> None:
 
     assert {step.num_images for step in steps} == {190}
     assert all(step.num_images - step.num_reused <= 30 for step in steps)
+
+
+def test_a_new_price_reaches_the_index_with_nothing_embedded_and_asks_for_no_training(platform: Platform) -> None:
+    start_attempt(platform.database, run_id="noted", snapshot=platform.catalog.state_digest())
+    product = platform.catalog.products().row(0)
+    cells = {name: getattr(product, name) for name in ("name", *ATTRIBUTES)}
+    assert SingleProducts(platform).put(product.product_id, {**cells, "price": "4321.5"}, image=None)
+    assert should_refresh(platform)
+    assert not should_retrain(platform)
+
+    plan = prepare(platform, "refresh-price")
+    steps = [
+        embed(platform, "refresh-price", member=task.member, shard=task.shard)
+        for task in plan_embedding(platform, "refresh-price")
+    ]
+    finish(platform, "refresh-price")
+    step = promote_run(platform, "refresh-price", approved=True)
+
+    assert all(step.num_reused == step.num_images for step in steps), "the run before has embedded these pictures"
+    assert step.promoted
+    assert not should_refresh(platform)
+    assert not should_retrain(platform)
+    opened = open_release(platform, step.release)
+    assert opened.manifest.snapshot == plan.snapshot
+    assert opened.product(product.product_id).price == 4321.5
+    only = opened.search(text="shirt", filters=Filters(price_min=4000), k=10)
+    assert only.product_ids == (product.product_id,)

@@ -52,6 +52,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> DrawnShop:
                     sub_category=row["subCategory"],
                     article_type=row["articleType"],
                     base_colour=row["baseColour"],
+                    price=float(row["price"]) if int(row["id"]) % 5 else None,  # every fifth product has none
                 )
             )
     return DrawnShop(Products.from_rows(rows), pictures)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.slow
 
 FOLLOW_S = 5.0  # promised to users
 SNAPSHOT = "0" * 64
+WRITE_KEY = "write-key-0123456789"
 
 
 def register_release(platform: Platform, folder: Path, *, seed: int, half: int, snapshot: str = SNAPSHOT) -> int:
@@ -106,12 +108,12 @@ def platform(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Platform:
     return opened
 
 
-def run_enclip(*arguments: str, home: Path, log: Path) -> subprocess.Popen[bytes]:
+def run_enclip(*arguments: str, home: Path, log: Path, **variables: str) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
     with open(log, "wb") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "enclip", *arguments],
-            env={**environment, "ENCLIP_HOME": str(home)},
+            env={**environment, "ENCLIP_HOME": str(home), **variables},
             stdout=file,
             stderr=file,
         )
@@ -126,12 +128,12 @@ def eventually(condition: Callable[[], bool], *, timeout_s: float) -> float:
     return time.monotonic() - started
 
 
-@pytest.fixture(scope="module")
-def server(platform: Platform, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+@contextmanager
+def serving(home: Path, log: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`enclip serve`, ready, and its address."""
     with bind("127.0.0.1", 0) as probe:
         port = probe.getsockname()[1]
-    log = home / "serve.log"
-    process = run_enclip("serve", "--port", str(port), home=home, log=log)
+    process = run_enclip("serve", "--port", str(port), home=home, log=log, **variables)
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:
@@ -147,6 +149,19 @@ def server(platform: Platform, home: Path) -> Iterator[tuple[subprocess.Popen[by
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(platform: Platform, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    with serving(home, home / "serve.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def replica(platform: Platform, home: Path) -> Iterator[str]:
+    """A second service on the same home, through which products may be changed."""
+    with serving(home, home / "replica.log", ENCLIP_WRITE_KEYS=WRITE_KEY) as (_, url):
+        yield url
 
 
 @pytest.fixture
@@ -207,6 +222,41 @@ def test_a_product_withdrawn_from_the_catalog_is_gone_in_time(url: str, platform
     eventually(lambda: httpx.get(f"{url}/v1/similar/{gone}").status_code == 404, timeout_s=FOLLOW_S)
     answer = httpx.post(f"{url}/v1/search", json={"text": "red bag", "k": 100}).json()
     assert gone not in {hit["product_id"] for hit in answer["results"]}
+
+
+def ids_of(url: str, release: int) -> set[str]:
+    """What a service finds, once it answers from a release."""
+    eventually(lambda: httpx.get(f"{url}/health/ready").json()["release"] == release, timeout_s=20)
+    answer = httpx.post(f"{url}/v1/search", json={"text": "red bag", "k": 100}).json()
+    assert answer["release"] == release
+    return {hit["product_id"] for hit in answer["results"]}
+
+
+def test_what_is_withdrawn_through_one_replica_is_gone_from_the_other_and_from_older_releases(
+    url: str, replica: str, platform: Platform
+) -> None:
+    now, later = sorted(ids_of(url, 1))[4:6]
+    with httpx.Client(base_url=replica, headers={"X-API-Key": WRITE_KEY}) as writer:
+        assert now in ids_of(url, 1) & ids_of(replica, 1)
+        assert writer.delete(f"/v1/products/{now}").json()["state"] == "withdrawn"
+        assert now not in ids_of(replica, 1), "gone with the answer"
+        took_s = eventually(lambda: now not in ids_of(url, 1), timeout_s=20)
+        assert took_s < FOLLOW_S
+
+        platform.registry.set_alias("champion", 2)
+        assert later not in ids_of(url, 2) | ids_of(replica, 2)
+        assert writer.delete(f"/v1/products/{later}").json()["served"] == "absent"
+        platform.registry.set_alias("champion", 1)  # back, as a rollback would
+        assert not {now, later} & (ids_of(url, 1) | ids_of(replica, 1))
+
+        product = platform.catalog.entry(now).product
+        fields = ("name", "gender", "master_category", "sub_category", "article_type", "base_colour", "season", "year")
+        whole = {name: getattr(product, name) for name in (*fields, "usage", "price")}
+        back = writer.put(f"/v1/products/{now}", json=whole).json()
+        assert (back["state"], back["served"], back["refresh"]) == ("live", "current", "by hand")
+        assert now in ids_of(replica, 1)
+        assert eventually(lambda: now in ids_of(url, 1), timeout_s=20) < FOLLOW_S
+    assert WRITE_KEY not in (platform.settings.home / "replica.log").read_text()
 
 
 def test_every_library_gets_one_thread_even_if_numpy_came_first() -> None:

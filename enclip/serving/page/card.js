@@ -5,7 +5,21 @@ export function fillFace(face, product, more = "") {
   image.addEventListener("error", () => image.parentElement.classList.add("empty"));
   image.src = product.image.slice(1); // relative, so that the page works under a path of a proxy too
   face.querySelector(".name").textContent = product.name || product.product_id;
-  face.querySelector(".traits").textContent = [product.article_type, product.colour, more].filter(Boolean).join(" · ");
+  const traits = [product.article_type, product.colour, more].filter(Boolean).join(" · ");
+  face.querySelector(".traits").replaceChildren(...priceTag(product, traits), traits);
   face.dataset.product = product.product_id;
   if ("score" in product) face.title = `score ${product.score.toFixed(3)} · cluster ${product.cluster}`;
+}
+
+function priceTag({ price }, traits) {
+  if (typeof price !== "number") return [];
+  const tag = document.createElement("b");
+  tag.textContent = money(price);
+  return traits ? [tag, " · "] : [tag];
+}
+
+/** The catalog knows no currency, so a price is a number with as many decimals as it needs: none or two. */
+export function money(price) {
+  const decimals = Number.isInteger(price) ? 0 : 2;
+  return price.toLocaleString(undefined, { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 }

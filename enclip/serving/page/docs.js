@@ -55,7 +55,7 @@ function render(path, method, operation) {
   return section;
 }
 
-const key = description.components.securitySchemes ? '  -H "X-API-Key: $KEY" \\\n' : "";
+const key = description.paths["/v1/search"].post.security ? '  -H "X-API-Key: $KEY" \\\n' : "";
 $("curl").textContent = `curl ${new URL("v1/search", location.href)} \\
 ${key}  -H 'Content-Type: application/json' \\
   -d '{"text": "navy blue shirt", "filters": {"gender": "Men"}, "k": 5}'`;

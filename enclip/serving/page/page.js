@@ -1,4 +1,4 @@
-import { fillFace } from "./card.js";
+import { fillFace, money } from "./card.js";
 import { paint } from "./colours.js";
 import { carry } from "./pages.js";
 import { readPicture } from "./picture.js";
@@ -12,9 +12,11 @@ const MAX_SWATCHES = 14;
 const TYPING_PAUSE_MS = 300;
 
 // What is asked for. Everything but the picture lives in the address, so that a search can be sent to a friend.
-const IN_ADDRESS = ["q", "category", "gender", "colour", "similar", "without", "spread"];
+const BOUNDS = ["price_min", "price_max"];
+const IN_ADDRESS = ["q", "category", "gender", "colour", ...BOUNDS, "similar", "without", "spread"];
+const TYPED = { q: "text", without: "without", price_min: "price_min", price_max: "price_max" }; // name → its field
 const asked = { ...Object.fromEntries(IN_ADDRESS.map((name) => [name, ""])), k: PAGE_SIZES[0], picture: null };
-const NO_FILTERS = { category: "", gender: "", colour: "", without: "", spread: "" };
+const NO_FILTERS = { category: "", gender: "", colour: "", price_min: "", price_max: "", without: "", spread: "" };
 let catalog = null;
 let catalogOf = ""; // the filters that its counts are for
 let running = null;
@@ -24,6 +26,7 @@ const names = new Map(); // product id → name, of what was shown
 function readAddress() {
   const params = new URLSearchParams(location.search);
   for (const name of IN_ADDRESS) asked[name] = params.get(name) ?? "";
+  for (const bound of BOUNDS) asked[bound] = priceOf(asked[bound]);
   asked.k = PAGE_SIZES[0];
   if (asked.similar) asked.picture = null;
 }
@@ -55,13 +58,31 @@ function searchBody() {
 }
 
 function chosenFilters() {
-  const names = ["category", "gender", "colour"].filter((name) => asked[name]);
-  return Object.fromEntries(names.map((name) => [name, asked[name]]));
+  const chosen = ["category", "gender", "colour"].filter((name) => asked[name]).map((name) => [name, asked[name]]);
+  // Whoever types the higher bound first means the same range.
+  const [low, high] = BOUNDS.map((name) => asked[name] && Number(asked[name]));
+  const swapped = low !== "" && high !== "" && low > high;
+  const bounds = { price_min: swapped ? high : low, price_max: swapped ? low : high };
+  return Object.fromEntries([...chosen, ...Object.entries(bounds).filter(([, price]) => price !== "")]);
+}
+
+/** A price as it is typed; "" for what is none. */
+function priceOf(text) {
+  const price = Number(text);
+  return text.trim() && price >= 0 && price <= 1e12 ? String(price) : "";
 }
 
 /** Filters alone are a search too: for what they say. */
 function filterWords() {
-  return [asked.gender, asked.colour, asked.category].filter(Boolean).join(" ");
+  const words = [asked.gender, asked.colour, asked.category].filter(Boolean).join(" ");
+  return words || (BOUNDS.some((bound) => asked[bound]) ? "products" : "");
+}
+
+function priceWords() {
+  const { price_min: low, price_max: high } = chosenFilters();
+  if (low === undefined && high === undefined) return "";
+  if (low === undefined) return `up to ${money(high)}`;
+  return high === undefined ? `from ${money(low)}` : `${money(low)} to ${money(high)}`;
 }
 
 function ask(signal) {
@@ -91,10 +112,18 @@ async function show({ push = false } = {}) {
   }
 }
 
+/** All fields at once: whoever goes on to the next one before the pause is over means both. */
+function readTyped() {
+  for (const [name, id] of Object.entries(TYPED)) {
+    const typed = $(id).value.trim();
+    asked[name] = BOUNDS.includes(name) ? priceOf(typed) : typed;
+  }
+}
+
 function titleOf() {
   const like = asked.picture ? "like your picture" : asked.similar ? `like ${nameOf(asked.similar)}` : "";
   const what = asked.q || like ? [asked.q, like].filter(Boolean).join(", ") : filterWords();
-  const whole = asked.without ? `${what}, not ${asked.without}` : what;
+  const whole = [what, priceWords(), asked.without && `not ${asked.without}`].filter(Boolean).join(", ");
   return asked.q || !like ? whole : whole.replace("like", "Like");
 }
 
@@ -119,6 +148,7 @@ async function loadCatalog(signal) {
   catalogOf = key;
   fillSelect($("category"), catalog.categories, "any");
   fillSelect($("gender"), catalog.genders, "anyone");
+  showPrices(catalog.price);
   $("swatches").replaceChildren(...catalog.colours.map(swatchOf).filter(Boolean).slice(0, MAX_SWATCHES));
   $("examples").replaceChildren(
     ...catalog.examples.map((text) => {
@@ -143,6 +173,13 @@ function fillSelect(select, choices, none) {
   });
   select.replaceChildren(new Option(none, ""), ...options);
   select.closest("label").hidden = choices.length < 2;
+}
+
+function showPrices(range) {
+  $("prices").hidden = !range;
+  if (!range) return;
+  $("price_min").placeholder = money(Math.floor(range.min));
+  $("price_max").placeholder = money(Math.ceil(range.max));
 }
 
 function swatchOf({ value, num_products }) {
@@ -179,12 +216,13 @@ function showControls() {
   for (const swatch of $("swatches").children) {
     swatch.setAttribute("aria-pressed", String(swatch.dataset.colour === asked.colour));
   }
-  $("clear").hidden = !(asked.category || asked.gender || asked.colour || asked.without || asked.spread);
+  $("clear").hidden = !(asked.category || asked.gender || asked.colour || BOUNDS.some((bound) => asked[bound]) || asked.without || asked.spread);
   $("token").hidden = !(asked.picture || asked.similar);
   $("blend").hidden = !((asked.picture || asked.similar) && asked.q);
   $("balance-other").textContent = asked.picture ? "picture" : "product";
   $("text").placeholder = asked.picture || asked.similar ? "add words, if you like" : "What are you looking for?";
   if ($("without").value.trim() !== asked.without) $("without").value = asked.without;
+  for (const bound of BOUNDS) if (priceOf($(bound).value) !== asked[bound]) $(bound).value = asked[bound];
   $("spread").checked = Boolean(asked.spread);
   if (asked.picture) showToken(asked.picture.url, asked.picture.name);
   else if (asked.similar) showToken(`v1/products/${encodeURIComponent(asked.similar)}/image`, "like this");
@@ -269,15 +307,16 @@ async function usePicture(file) {
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const q = $("text").value.trim();
-  start({ q, picture: asked.picture, similar: asked.similar });
+  readTyped();
+  start({ q: asked.q, picture: asked.picture, similar: asked.similar });
   if (matchMedia("(hover: none)").matches) $("text").blur(); // put the phone's keyboard away
 });
-for (const [id, name] of [["text", "q"], ["without", "without"]]) {
+for (const id of Object.values(TYPED)) {
   $(id).addEventListener("input", () => {
     clearTimeout(pause);
     pause = setTimeout(() => {
-      Object.assign(asked, { [name]: $(id).value.trim(), k: PAGE_SIZES[0] });
+      readTyped();
+      asked.k = PAGE_SIZES[0];
       show();
     }, TYPING_PAUSE_MS);
   });

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 
 from enclip.serving.desk import Desk
 from enclip.serving.pictures import PICTURE, picture_response
 from enclip.serving.problems import UNKNOWN, UNREADY
-from enclip.serving.schemas import MAX_PRODUCT_ID, CatalogAnswer, FilterValues, make_filters
+from enclip.serving.routes.filters import filters_of_query
+from enclip.serving.schemas import MAX_PRODUCT_ID, CatalogAnswer, SearchFilters
 
 ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
 
@@ -35,14 +36,9 @@ def catalog_routes(desk: Desk, picture: Callable[[str], bytes]) -> APIRouter:
         return picture_response(request, product.image_sha256, picture)
 
     @router.get("/catalog", summary="What the release holds, and filters to offer", responses=UNREADY)
-    def catalog(
-        category: Annotated[FilterValues, Query()] = (),
-        gender: Annotated[FilterValues, Query()] = (),
-        colour: Annotated[FilterValues, Query()] = (),
-    ) -> CatalogAnswer:
-        served = desk.served()
+    def catalog(asked: Annotated[SearchFilters, Depends(filters_of_query)]) -> CatalogAnswer:
+        served, filters = desk.served(), asked.to_filters()
         answer = CatalogAnswer.of(served.version, served.overview)
-        filters = make_filters(category, gender, colour)
         return answer.narrowed(served.release.counts(filters, withdrawn=served.withdrawn)) if filters else answer
 
     return router

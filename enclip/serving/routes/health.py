@@ -8,10 +8,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from enclip.serving.follow import Follower
 from enclip.serving.metrics import ServiceMetrics
+from enclip.serving.refresh import Refresher
 from enclip.serving.schemas import Readiness
 
 
-def health_routes(follower: Follower, metrics: ServiceMetrics) -> APIRouter:
+def health_routes(follower: Follower, metrics: ServiceMetrics, refresher: Refresher) -> APIRouter:
     """`/health/live`, `/health/ready` and `/metrics`."""
     router = APIRouter()
 
@@ -25,7 +26,7 @@ def health_routes(follower: Follower, metrics: ServiceMetrics) -> APIRouter:
         responses={503: {"model": Readiness, "description": "None does yet; `problem` says why."}},
     )
     async def ready(response: Response) -> Readiness:
-        readiness = _readiness(follower)
+        readiness = _readiness(follower, refresher)
         response.status_code = 200 if readiness.ready else 503
         response.headers["Cache-Control"] = "no-store"
         return readiness
@@ -39,7 +40,7 @@ def health_routes(follower: Follower, metrics: ServiceMetrics) -> APIRouter:
     return router
 
 
-def _readiness(follower: Follower) -> Readiness:
+def _readiness(follower: Follower, refresher: Refresher) -> Readiness:
     served, state = follower.served, follower.state
     return Readiness(
         ready=served is not None,
@@ -51,4 +52,5 @@ def _readiness(follower: Follower) -> Readiness:
         num_withdrawn=len(served.withdrawn) if served else 0,
         problem=state.problem,
         checked_s_ago=round(time.time() - state.checked_at, 1) if state.checked_at else None,
+        refresh_problem=refresher.state.problem,
     )

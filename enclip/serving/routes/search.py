@@ -4,18 +4,18 @@ import time
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 
 from enclip.records import Ranking
 from enclip.serving.desk import Desk
 from enclip.serving.follow import Served
 from enclip.serving.problems import UNKNOWN
 from enclip.serving.query_log import noted
+from enclip.serving.routes.filters import filters_of_query
 from enclip.serving.schemas import (
     DEFAULT_K,
     MAX_K,
     MAX_PRODUCT_ID,
-    FilterValues,
     ProductCard,
     SearchAnswer,
     SearchFilters,
@@ -23,7 +23,6 @@ from enclip.serving.schemas import (
     SearchRequest,
     SimilarAnswer,
     hits_of,
-    make_filters,
 )
 
 ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
@@ -40,25 +39,20 @@ def search_routes(desk: Desk) -> APIRouter:
     @router.get("/similar/{product_id:path}", summary="Products like one of the catalog", responses=UNKNOWN)
     async def similar(
         product_id: ProductId,
+        filters: Annotated[SearchFilters, Depends(filters_of_query)],
         k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
-        category: Annotated[FilterValues, Query()] = (),
-        gender: Annotated[FilterValues, Query()] = (),
-        colour: Annotated[FilterValues, Query()] = (),
     ) -> SimilarAnswer:
         served = desk.served()
         product = served.product(product_id)
         if product is None:
             raise HTTPException(404, f"Release {served.version} has no such product.")
-        request = SearchRequest(
-            like=product_id, k=k, filters=SearchFilters(category=category, gender=gender, colour=colour)
-        )
-        note = noted(served.version, request)
+        note = noted(served.version, SearchRequest(like=product_id, k=k, filters=filters))
         started = time.perf_counter()
         ranking = await desk.search(
             lambda: served.release.similar(
                 product_id,
                 k=k,
-                filters=make_filters(category, gender, colour),
+                filters=filters.to_filters(),
                 withdrawn=served.withdrawn,
             )
         )

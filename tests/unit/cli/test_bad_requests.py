@@ -76,7 +76,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_products=3,
     )
     products = Products.from_rows(
-        [Product(str(number), name, "", sub_category="Topwear") for number, name in enumerate((ODD_NAME, "Tee", "Cap"))]
+        [
+            Product(str(number), name, "", sub_category="Topwear", price=price)
+            for number, (name, price) in enumerate(((ODD_NAME, None), ("Tee", 12.5), ("Cap", 30.0)))
+        ]
     )
     pixels = np.random.default_rng(0).integers(0, 256, (3, model.side, model.side, 3), np.uint8)
     embedding_ND = ClipEncoder(model).encode_images(pixels)
@@ -134,6 +137,9 @@ def check_error(answer: Answer, *says: str) -> None:
         ([], ["needs words, a picture or a product"]),
         (["  \t "], ["needs words, a picture or a product"]),
         (["x" * 100_000], ["100000 characters", "at most 1000"]),
+        (["x", "--price-min", "5", "--price-max", "4"], ["--price-min 5 and --price-max 4", "try: "]),
+        (["x", "--price-max", "-1"], ["No price passes --price-max -1."]),
+        (["x", "--price-min", "nan"], ["No price passes --price-min nan."]),
         (["x", "--text-weight", "nan"], ["Weights are numbers"]),
         (["x", "--text-weight", "0"], ["nothing to search for"]),
     ],
@@ -188,6 +194,21 @@ def test_pipes_devices_and_folders_are_no_pictures(enclip: Command, tmp_path: Pa
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "pipe.jpg", Path("/dev/zero"), tmp_path):
         check_error(enclip("search", "--image", str(path)), f"{path} is no file")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "names"),
+    [
+        (["--price-min", "12.5"], {"Tee", "Cap"}),
+        (["--price-max", "12.5"], {"Tee"}),
+        (["--price-min", "13", "--price-max", "29"], set()),
+    ],
+)
+def test_a_search_by_price(enclip: Command, home: Path, bounds: list[str], names: set[str]) -> None:
+    found = json.loads(enclip("search", "x", *bounds, "--json", home=home).out)["results"]
+    assert {result["name"] for result in found} == names
+    assert {result["price"] for result in found} <= {12.5, 30.0}
+    assert ("12.50" in enclip("search", "x", *bounds, home=home).out) == ("Tee" in names)
 
 
 def test_a_search_that_finds_nothing_says_so(enclip: Command, home: Path) -> None:

@@ -49,6 +49,7 @@ def make_shop(num_products: int = 400, *, seed: int = 0, noise: float = 0.6) -> 
             sub_category=sub,
             article_type=kind,
             base_colour=colour,
+            price=None if number % 7 == 0 else number % 50 + 0.5,
         )
         for number in range(num_products)
         for gender, master, sub, kind, colour in [LOOKS[number % len(LOOKS)]]

@@ -17,6 +17,8 @@ def slow_mask(products, filters):
             matches(filters.category, product.sub_category, product.article_type, product.master_category)
             and matches(filters.gender, product.gender)
             and matches(filters.colour, product.base_colour)
+            and (filters.price_min is None or (product.price is not None and product.price >= filters.price_min))
+            and (filters.price_max is None or (product.price is not None and product.price <= filters.price_max))
             for product in products
         ]
     )
@@ -33,11 +35,23 @@ def slow_mask(products, filters):
         Filters(category=("Apparel",), gender=("Women",), colour=("Red",)),
         Filters(category=("Submarines",)),
         Filters(colour=("",)),
+        Filters(price_min=10.5),
+        Filters(price_max=10.5),
+        Filters(price_min=0),
+        Filters(price_min=10.5, price_max=10.5, gender=("Men",)),
+        Filters(price_min=1000),
     ],
     ids=str,
 )
 def test_masks_are_those_of_a_comparison_row_by_row(shop, filters):
     np.testing.assert_array_equal(FilterIndex(shop.products).mask(filters), slow_mask(shop.products, filters))
+
+
+def test_counts_of_values_are_those_within_the_prices(shop):
+    counted = FilterIndex(shop.products).counts(Filters(gender=("Men",), price_min=20), None)
+    expected = [p.gender for p in shop.products if p.price is not None and p.price >= 20]
+    assert counted["gender"] == {gender: expected.count(gender) for gender in set(expected)}
+    assert sum(counted["colour"].values()) == expected.count("Men")
 
 
 def test_nothing_to_filter_is_no_mask(shop):

@@ -10,6 +10,8 @@ from enclip.config import Settings
 from enclip.errors import ConfigError
 from enclip.standalone import airflow, mlflow
 from enclip.standalone.environment import environment_of
+from enclip.standalone.refresh import refresh_trigger
+from enclip.standalone.up import search, with_airflow
 
 
 def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +23,9 @@ def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatc
         MLFLOW_TRACKING_URI="http://127.0.0.1:5001",
         ENCLIP_CATALOG_SOURCE="s3://shop/feed",
         ENCLIP_API_KEYS="a-key-0123456789",
+        ENCLIP_WRITE_KEYS="another-key-0123456789",
+        ENCLIP_AIRFLOW_API_URL="http://airflow:8080",
+        ENCLIP_AIRFLOW_PASSWORD="a-password",
         ENCLIP_SEARCH_WAIT_S=2.5,
         ENCLIP_QUERY_LOG=str(tmp_path / "queries.jsonl"),
         ENCLIP_LOG_FORMAT="json",
@@ -28,6 +33,17 @@ def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatc
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_the_search_service_can_start_a_refresh_where_it_has_airflow_s_password(tmp_path: Path) -> None:
+    settings = Settings(ENCLIP_HOME=tmp_path)
+    assert refresh_trigger(settings) is None
+    told = with_airflow(settings, "http://127.0.0.1:18080", "a-password")
+    assert refresh_trigger(told) is not None
+    env = search(told, port=8001).env
+    assert (env["ENCLIP_AIRFLOW_API_URL"], env["ENCLIP_AIRFLOW_USER"]) == ("http://127.0.0.1:18080", "admin")
+    assert env["ENCLIP_AIRFLOW_PASSWORD"] == "a-password"
+    assert "a-password" not in f"{told} {search(told, port=8001).command}"
 
 
 def test_a_store_in_a_relative_folder_is_the_same_folder_from_elsewhere(
