@@ -3,12 +3,21 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enclip.errors import ConfigError
 
 PathFromEnv = Annotated[Path, NoDecode]
+# Field → what kind of number it takes.
+NUMBERS = {"search_wait_s": "of seconds, such as 5", "shadow_share": "from 0 to 1, such as 0.1"}
 
 
 class Settings(BaseSettings):
@@ -70,17 +79,25 @@ class Settings(BaseSettings):
         description="Seconds that a search may wait for its turn in the service before it is refused.",
     )
 
-    @field_validator("search_wait_s", mode="wrap")
+    shadow_share: float = Field(
+        0.0,
+        alias="ENCLIP_SHADOW_SHARE",
+        ge=0,
+        le=1,
+        description="Share of searches that the service asks the challenger too, after it has answered; 0: none.",
+    )
+
+    @field_validator(*NUMBERS, mode="wrap")
     @classmethod
-    def _seconds(cls, value: object, check: ValidatorFunctionWrapHandler) -> float:
+    def _number(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> float:
         try:
-            seconds: float = check(value)
+            number: float = check(value)
         except ValidationError as error:
-            says = error.errors()[0]["msg"].lower()
+            says, name = error.errors()[0]["msg"].lower(), str(info.field_name)
             raise ConfigError(
-                f"ENCLIP_SEARCH_WAIT_S is {value!r}: {says}.", remedy="Set it to a number of seconds, such as 5."
+                f"{cls.model_fields[name].alias} is {value!r}: {says}.", remedy=f"Set it to a number {NUMBERS[name]}."
             ) from None
-        return seconds
+        return number
 
     @field_validator("home")
     @classmethod

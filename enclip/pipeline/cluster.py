@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.blobs import writing
+from enclip.catalog.images import image_key
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.audit import near_duplicates
 from enclip.pipeline.bank import bank_texts, query_bank
+from enclip.pipeline.canary import Canaries
 from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
 from enclip.pipeline.members import load_member
-from enclip.pipeline.open_release import STUDENT, open_release
+from enclip.pipeline.open_release import STUDENT, open_release, open_release_folder
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder, StudentStep
 from enclip.pipeline.tune import Tuned, tune
@@ -95,10 +97,19 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
                     lock_sha256=plan.origin.lock_sha256,
                 ),
             )
+            manifest = write_manifest(target, _with_canaries(platform, target, manifest))
         step = ReleaseStep(release=platform.registry.log_release(plan.mlflow_run_id, target, manifest))
         folder.write("release", step)
         shutil.rmtree(target, ignore_errors=True)
     return step
+
+
+def _with_canaries(platform: Platform, folder: Path, manifest: Manifest) -> Manifest:
+    """Ask the release of a folder its canary queries, opened as a service opens it, and put them beside it."""
+    release = open_release_folder(folder, platform.registry, device="cpu")
+    side = max(member.pixel_side for member in manifest.members)
+    Canaries.of(release, lambda sha256: platform.blobs.get(image_key(sha256)), pixel_side=side).save(folder)
+    return manifest
 
 
 def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from enclip.serving.routes.health import health_routes
 from enclip.serving.routes.pages import PAGE, page_routes
 from enclip.serving.routes.search import search_routes
 from enclip.serving.schemas import MAX_BODY_BYTES
+from enclip.serving.shadow import Shadow
 
 
 def create_app(
@@ -29,6 +30,7 @@ def create_app(
     picture: Callable[[str], bytes],
     *,
     keys: ApiKeys | None = None,
+    shadow: Shadow | None = None,
     num_searchers: int | None = None,
     max_waiting: int = MAX_WAITING,
     max_wait_s: float = MAX_WAIT_S,
@@ -39,6 +41,7 @@ def create_app(
         follower: knows which release answers.
         picture: bytes by `image_sha256`, as they came in. Raises StoreError.
         keys: what opens `/v1`; None: it is open.
+        shadow: compares searches with the challenger; started and stopped with the app.
         num_searchers, max_waiting, max_wait_s: see `Desk`.
     """
     metrics = ServiceMetrics(follower)
@@ -46,7 +49,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         follower.start()
+        if shadow is not None:
+            shadow.start()
         yield
+        if shadow is not None:
+            await to_thread.run_sync(shadow.stop)
         await to_thread.run_sync(follower.stop)
 
     app = FastAPI(
@@ -64,7 +71,9 @@ def create_app(
     if keys:
         describe_keys(app)
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)
-    for searching in (search_routes(desk), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
+    if shadow is not None:
+        shadow.attach(metrics.registry, desk.is_busy)
+    for searching in (search_routes(desk, shadow), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
         app.include_router(searching, dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(catalog_routes(desk, picture))
     app.include_router(health_routes(follower, metrics))

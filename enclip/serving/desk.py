@@ -68,6 +68,10 @@ class Desk:
             raise self._refusal(503, "release", detail, retry_after_s=2)
         return served
 
+    def is_busy(self) -> bool:
+        """Whether a search that came now would have to wait; may be asked from any thread."""
+        return not self._turns.value
+
     async def search(self, work: Callable[[], Answer]) -> Answer:
         """Run a search in a thread when its turn comes.
 

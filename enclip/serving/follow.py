@@ -21,6 +21,7 @@ from enclip.records import Filters, Floats, Product, Products, Ranking
 from enclip.release import Manifest
 from enclip.retrieval.explain import Explanation
 from enclip.serving.overview import Overview, describe_catalog
+from enclip.serving.schemas import SearchRequest
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,10 @@ class OpenRelease(Protocol):
         """Why a search gives a product its score; cosines with each part of what was asked. Raises QueryError."""
         ...
 
+    def unremembered(self) -> "OpenRelease":
+        """The same release, which has encoded no text yet."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Served:
@@ -110,6 +115,21 @@ class Served:
         if row >= len(products) or products.product_id[row] != product_id or product_id in self.withdrawn:
             return None
         return products.row(row)
+
+    def search(self, request: SearchRequest) -> Ranking:
+        """What the release finds for a request, without what is withdrawn. Raises QueryError."""
+        return self.release.search(
+            text=request.text,
+            image=request.image,
+            like=request.like,
+            without=request.without,
+            weights=request.given_weights() if request.weights else None,
+            filters=request.filters.to_filters() if request.filters else None,
+            k=request.k,
+            offset=request.offset,
+            withdrawn=self.withdrawn,
+            spread=request.spread,
+        )
 
     @cached_property
     def overview(self) -> Overview:
@@ -141,6 +161,8 @@ class Follower:
             nothing is served, so that a start with a dead database sells nothing that is gone.
         poll_s: seconds between two looks.
         clock: Unix time in seconds.
+        purpose: what its release does, for the log.
+        optional: whether the alias may be absent; nothing is kept in memory then, and nothing is wrong.
     """
 
     def __init__(
@@ -151,12 +173,16 @@ class Follower:
         withdrawn: Callable[[], frozenset[str]],
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.time,
+        purpose: str = "answers searches",
+        optional: bool = False,
     ) -> None:
         self._current = current
         self._load = load
         self._read_withdrawn = withdrawn
         self._poll_s = poll_s
         self._clock = clock
+        self._purpose = purpose
+        self._optional = optional
         self._swap_lock = threading.Lock()  # between the two threads; no request ever waits for it
         self._served: Served | None = None
         self._withdrawn: frozenset[str] | None = None
@@ -241,6 +267,11 @@ class Follower:
             self._alias_problem = _noted(f"The alias cannot be read: {_reason(error)}", self._alias_problem)
             return False
         served = self._served
+        if self._alias is None and self._optional:
+            with self._swap_lock:
+                self._served = None
+            self._alias_problem, self._failed_version = "", None
+            return False
         if self._alias is None:
             self._alias_problem = "The alias is gone." if served else "No release is promoted yet."
             return False
@@ -258,7 +289,7 @@ class Follower:
         while not self._stopping.is_set():
             # After a change look at once: a load takes seconds, and the alias may have moved meanwhile.
             if not look():
-                waits_for_other = self._served is None and not self.state.problem
+                waits_for_other = self._withdrawn is None and not self.state.problem
                 self._stopping.wait(FIRST_POLL_S if waits_for_other else self._poll_s)
 
     def _swap_to(self, version: int) -> bool:
@@ -274,7 +305,7 @@ class Follower:
             self._served = Served(release, withdrawn, datetime.fromtimestamp(self._clock(), UTC))
         self._alias_problem, self._failed_version = "", None
         self._num_swaps += 1
-        logger.info("Release %d answers searches over %d products.", release.version, len(release.products))
+        logger.info("Release %d %s over %d products.", release.version, self._purpose, len(release.products))
         return True
 
     def _note_failure(self, version: int, error: Exception) -> None:

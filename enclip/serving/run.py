@@ -48,22 +48,43 @@ def platform_app(platform: "Platform") -> FastAPI:
     """
     # These load torch and FAISS, which read their number of threads then.
     from enclip.catalog.images import image_key
-    from enclip.pipeline.open_release import open_release
-    from enclip.registry import CHAMPION
+    from enclip.pipeline.open_release import open_to_serve
+    from enclip.registry import CHALLENGER, CHAMPION
     from enclip.serving.app import create_app
     from enclip.serving.follow import Follower
+    from enclip.serving.shadow import Shadow
+    from enclip.shadow import add_shadow
 
     # Opened here, where an error ends the start with its remedy, and not by two threads at once.
-    registry, catalog, blobs = platform.registry, platform.catalog, platform.blobs
+    registry, catalog, blobs, database = platform.registry, platform.catalog, platform.blobs, platform.database
     follower = Follower(
         current=lambda: registry.alias(CHAMPION),
-        load=lambda version: open_release(platform, version),
+        load=lambda version: open_to_serve(platform, version),
         withdrawn=catalog.withdrawn_ids,
+    )
+
+    def challenger() -> int | None:
+        aliases = registry.aliases()
+        named = aliases.get(CHALLENGER)
+        return None if named == aliases.get(CHAMPION) else named
+
+    share = platform.settings.shadow_share
+    shadow = Shadow(
+        Follower(
+            current=challenger,
+            load=lambda version: open_to_serve(platform, version),
+            withdrawn=frozenset,  # a comparison takes the champion's
+            purpose="is in the shadow",
+            optional=True,
+        ),
+        share=share,
+        keep=lambda champion, other, more: add_shadow(database, champion=champion, challenger=other, more=more),
     )
     return create_app(
         follower,
         lambda sha256: blobs.get(image_key(sha256)),
         keys=ApiKeys.parse(platform.settings.api_keys),
+        shadow=shadow if share else None,
         max_wait_s=platform.settings.search_wait_s,
     )
 

@@ -22,6 +22,7 @@ def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatc
         ENCLIP_CATALOG_SOURCE="s3://shop/feed",
         ENCLIP_API_KEYS="a-key-0123456789",
         ENCLIP_SEARCH_WAIT_S=2.5,
+        ENCLIP_SHADOW_SHARE=0.25,
     )
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
