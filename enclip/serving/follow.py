@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from enclip.errors import EnclipError
 from enclip.records import Filters, Floats, Product, Products, Ranking
 from enclip.release import Manifest
 from enclip.retrieval.explain import Explanation
+from enclip.serving.memory import give_back_memory
 from enclip.serving.overview import Overview, describe_catalog
 from enclip.serving.schemas import SearchRequest
 
@@ -29,6 +30,7 @@ POLL_S = 2.0
 FIRST_POLL_S = 0.1  # while the two threads wait for each other at the start
 LONGEST_RETRY_S = 60.0
 STALE_S = 60.0  # a registry that hangs raises nothing
+CALM = 2  # looks without a change after which no request holds the release before: the first comes at once
 
 
 class OpenRelease(Protocol):
@@ -162,6 +164,7 @@ class Follower:
         poll_s: seconds between two looks.
         clock: Unix time in seconds.
         purpose: what its release does, for the log.
+        give_back: returns memory to the system, when a release has gone.
         optional: whether the alias may be absent; nothing is kept in memory then, and nothing is wrong.
     """
 
@@ -174,6 +177,7 @@ class Follower:
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.time,
         purpose: str = "answers searches",
+        give_back: Callable[[], None] = give_back_memory,
         optional: bool = False,
     ) -> None:
         self._current = current
@@ -182,7 +186,9 @@ class Follower:
         self._poll_s = poll_s
         self._clock = clock
         self._purpose = purpose
+        self._give_back = give_back
         self._optional = optional
+        self._num_calm = CALM
         self._swap_lock = threading.Lock()  # between the two threads; no request ever waits for it
         self._served: Served | None = None
         self._withdrawn: frozenset[str] | None = None
@@ -270,20 +276,27 @@ class Follower:
         if self._alias is None and self._optional:
             with self._swap_lock:
                 self._served = None
-            self._alias_problem, self._failed_version = "", None
-            return False
+            if served is not None:
+                self._num_calm = 0
+            return self._nothing_new()
         if self._alias is None:
             self._alias_problem = "The alias is gone." if served else "No release is promoted yet."
             return False
         if served is not None and served.version == self._alias:
-            self._alias_problem, self._failed_version = "", None
-            return False
+            return self._nothing_new()
         if self._withdrawn is None:
             return False  # the other thread has not read them yet, or says why it cannot
         if self._alias == self._failed_version and self._clock() < self._retry_at:
             self._alias_problem = self._load_problem
             return False
         return self._swap_to(self._alias)
+
+    def _nothing_new(self) -> Literal[False]:
+        self._alias_problem, self._failed_version = "", None
+        self._num_calm += 1
+        if self._num_calm == CALM:
+            self._give_back()
+        return False
 
     def _repeat(self, look: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
@@ -305,6 +318,7 @@ class Follower:
             self._served = Served(release, withdrawn, datetime.fromtimestamp(self._clock(), UTC))
         self._alias_problem, self._failed_version = "", None
         self._num_swaps += 1
+        self._num_calm = 0
         logger.info("Release %d %s over %d products.", release.version, self._purpose, len(release.products))
         return True
 

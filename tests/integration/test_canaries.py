@@ -34,15 +34,18 @@ from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.open_release import open_release, open_to_serve
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.pipeline.promote_run import promote_run
+from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
-from enclip.registry import CHAMPION
+from enclip.records import ShadowTotals
+from enclip.registry import CHALLENGER, CHAMPION
 from enclip.release import Manifest, read_manifest, write_manifest
 from enclip.retrieval.files import EMBEDDINGS
 from enclip.retrieval.heads import HEADS
 from enclip.retrieval.searcher import PROJECTION
 from enclip.serving.run import bind, make_server, platform_app
+from enclip.shadow import add_shadow
 
 pytestmark = pytest.mark.slow
 
@@ -231,6 +234,34 @@ def test_a_run_does_not_promote_what_has_changed_since_its_gates_looked(platform
         shutil.rmtree(folder)
         kept.rename(folder)
     assert promote_run(platform, RUN, approved=True).promoted
+
+
+def test_gates_that_ask_for_the_shadow_wait_until_it_has_shown_enough(platform: Platform) -> None:
+    """Release 1 as the challenger of the one from before canaries: asked first, refused by what was seen, promoted."""
+    folder = RunFolder(platform.blobs, RUN)
+    plan, evaluation = folder.read("plan", Plan), folder.read("evaluation", EvaluationStep)
+    policy = GatePolicy(**{**RECIPE.gate.model_dump(), "min_shadow_queries": 30, "min_shadow_overlap": 0.5})
+    alike = {"champion": evaluation.systems["challenger"]}
+    against = {"champion": OLD, "systems": {**evaluation.systems, **alike}, "new_categories": ()}
+    folder.write("plan", plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"gate": policy})}))
+    folder.write("evaluation", evaluation.model_copy(update=against))
+    platform.registry.set_alias(CHAMPION, OLD)
+    try:
+        asked = decide(platform, RUN)
+        assert (asked.outcome, platform.registry.alias(CHALLENGER)) == ("ask", GOOD)
+        assert "0 live queries" in asked.summary
+        for replica_overlap, outcome in ((0.0, "refuse"), (30.0, "promote")):
+            seen = ShadowTotals(num_compared=30, overlap=replica_overlap, champion_s=1, challenger_s=1)
+            add_shadow(platform.database, champion=OLD, challenger=GOOD, more=seen)
+            judged = decide(platform, RUN)
+            assert judged.outcome == outcome, judged.summary
+            (row,) = [row for row in judged.results if row.gate == "shadow overlap"]
+            assert row.value == pytest.approx(0.0 if outcome == "refuse" else 0.5)
+    finally:
+        folder.write("plan", plan)
+        folder.write("evaluation", evaluation)
+        platform.registry.set_alias(CHAMPION, GOOD)
+        platform.registry.drop_alias(CHALLENGER)
 
 
 @pytest.fixture(scope="module")
