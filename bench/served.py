@@ -27,11 +27,13 @@ from enclip.pipeline.platform import Platform
 from enclip.registry import CHAMPION
 from enclip.release import ClusterSettings, Manifest, Member, write_manifest
 from enclip.retrieval.searcher import Searcher
+from enclip.serving.follow import POLL_S
 from enclip.serving.run import THREAD_VARIABLES, bind
 
 SNAPSHOT = "0" * 64
 SAME = 1e-5  # of scores; a release that is loaded again computes the same
 PAGE = 10
+SETTLES_S = 3 * POLL_S
 
 
 def register_release(platform: Platform, folder: Path, *, seed: int, half: int) -> int:
@@ -131,8 +133,13 @@ class Server:
         self.platform.registry.set_alias(CHAMPION, release)
         return eventually(lambda: self.release() == release, timeout_s=timeout_s)
 
+    def settled_mb(self) -> float:
+        """Resident memory, once the release before has gone and the service has given its memory back."""
+        time.sleep(SETTLES_S)
+        return self.rss_mb()
+
     def rss_mb(self) -> float:
-        """Resident memory of the process."""
+        """Resident memory of the process now."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 

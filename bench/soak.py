@@ -64,16 +64,16 @@ def main() -> None:
             load.learn(2)
             server.switch(1)
             fastest = load.closed(CLIENTS, seconds=CLOSED_S)
-            start_mb = server.rss_mb()
+            start_mb = server.settled_mb()
             load.forget()
             samples, waits_s = _soak(server, load, fastest / 2, minutes=options.minutes, switches=options.switches)
+            end_mb = server.settled_mb()
     for problem in (load.failures + load.mixed)[:5]:
         print(problem, file=sys.stderr)
-    text = _report(options, load, samples, waits_s, fastest=fastest, start_mb=start_mb)
+    text = _report(options, load, samples, waits_s, fastest=fastest, start_mb=start_mb, end_mb=end_mb)
     print(text)
     if options.report:
         REPORT.write_text(text)
-    end_mb = samples[-1].rss_mb
     print_result(
         "soak",
         ours=end_mb,
@@ -131,6 +131,7 @@ def _report(
     *,
     fastest: float,
     start_mb: float,
+    end_mb: float,
 ) -> str:
     command = f"bench/soak.py --minutes {options.minutes:g} --switches {options.switches} --products {options.products}"
     if options.shadow_share:
@@ -145,7 +146,7 @@ def _report(
         ("switches", f"{len(waits_s)}; from alias to answers {max(waits_s):.1f} s at most"),
         ("latency", ", ".join(f"p{share * 100:g} {load.percentile_ms(share):.0f} ms" for share in (0.5, 0.95, 0.99))),
         ("memory after the first two switches", f"{start_mb:.0f} MB"),
-        ("memory at the end", f"{samples[-1].rss_mb:.0f} MB, at most {max(s.rss_mb for s in samples):.0f} MB"),
+        ("memory at the end", f"{end_mb:.0f} MB; meanwhile at most {max(s.rss_mb for s in samples):.0f} MB"),
     ]
     every = max(1, len(samples) // ROWS)
     rows = [

@@ -55,7 +55,7 @@ def test_no_request_fails_or_mixes_releases_and_memory_comes_back(server: Server
         load.learn(release)
         check_against_the_release(platform, load, release)
     server.switch(1)
-    before_mb = server.rss_mb()
+    before_mb = server.settled_mb()
 
     ended = threading.Event()
     asking = threading.Thread(target=load.at_rate, args=(PER_S,), kwargs={"until": ended.is_set})
@@ -70,7 +70,7 @@ def test_no_request_fails_or_mixes_releases_and_memory_comes_back(server: Server
     assert not load.mixed, load.mixed[:3]
     assert len(load.latencies_s) > PER_S * sum(waits_s) * 0.8, "it was asked less than it was meant to be"
     assert min(load.by_release.values()) > PER_S, load.by_release
-    assert server.rss_mb() - before_mb < GROWTH_MB
+    assert server.settled_mb() - before_mb < GROWTH_MB
 
 
 def check_against_the_release(platform: Platform, load: Load, release: int) -> None:
