@@ -40,6 +40,7 @@ from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, g
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
 
 BASES = ["tiny", "champion", "ViT-B-32:laion2b_s34b_b79k", "hf-hub:Marqo/marqo-fashionSigLIP", "local-dir:/weights"]
+SHADOW = ("min_shadow_queries", "min_shadow_overlap", "max_shadow_ratio")
 
 PARAMS = {
     "categories": Param(
@@ -82,6 +83,7 @@ PARAMS = {
         description="Above 1, torchrun starts that many on this machine, one a GPU.",
     ),
     "require_approval": belief(GatePolicy, "require_approval"),
+    **{name: belief(GatePolicy, name) for name in SHADOW},
 }
 
 
@@ -104,7 +106,11 @@ def recipe_of(params: dict[str, Any]) -> RetrainRecipe:
             max_search_ms=params["max_search_ms"],
             gallery=params["gallery"],
         ),
-        gate=GatePolicy.named(params["strictness"], require_approval=params["require_approval"]),
+        gate=GatePolicy.named(
+            params["strictness"],
+            require_approval=params["require_approval"],
+            **{name: params[name] for name in SHADOW},
+        ),
     )
 
 

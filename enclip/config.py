@@ -3,12 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enclip.errors import ConfigError
 
 PathFromEnv = Annotated[Path, NoDecode]
+# Field → what kind of number it takes.
+NUMBERS = {"search_wait_s": "of seconds, such as 5", "shadow_share": "from 0 to 1, such as 0.1"}
 
 
 class Settings(BaseSettings):
@@ -94,6 +103,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", alias="ENCLIP_LOG_FORMAT", description="How the service writes its log: text or json."
     )
+    shadow_share: float = Field(
+        0.0,
+        alias="ENCLIP_SHADOW_SHARE",
+        ge=0,
+        le=1,
+        description="Share of searches that the service asks the challenger too, after it has answered; 0: none.",
+    )
 
     @field_validator("query_log")
     @classmethod
@@ -107,17 +123,17 @@ class Settings(BaseSettings):
             raise ConfigError(f"ENCLIP_LOG_FORMAT is {value!r}.", remedy="Set it to text or json.")
         return value
 
-    @field_validator("search_wait_s", mode="wrap")
+    @field_validator(*NUMBERS, mode="wrap")
     @classmethod
-    def _seconds(cls, value: object, check: ValidatorFunctionWrapHandler) -> float:
+    def _number(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> float:
         try:
-            seconds: float = check(value)
+            number: float = check(value)
         except ValidationError as error:
-            says = error.errors()[0]["msg"].lower()
+            says, name = error.errors()[0]["msg"].lower(), str(info.field_name)
             raise ConfigError(
-                f"ENCLIP_SEARCH_WAIT_S is {value!r}: {says}.", remedy="Set it to a number of seconds, such as 5."
+                f"{cls.model_fields[name].alias} is {value!r}: {says}.", remedy=f"Set it to a number {NUMBERS[name]}."
             ) from None
-        return seconds
+        return number
 
     @field_validator("home")
     @classmethod

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from enclip.recipes import GatePolicy
+from enclip.records import ShadowTotals
 
 Verdict = Literal["pass", "fail", "insufficient", "ask"]
 Outcome = Literal["promote", "refuse", "ask"]
@@ -58,6 +59,7 @@ class GateEvidence:
         new_categories: categories that the champion's snapshot does not have, and their gate queries.
         overfit_gap: mAP@10 of a train sample of gate's size and mix, minus that of gate.
         search_ratio, memory_ratio: the release over its best member alone, in one process.
+        shadow: what live queries showed of it beside the champion.
     """
 
     map_at_10: float
@@ -75,6 +77,7 @@ class GateEvidence:
     overfit_gap: float | None = None
     search_ratio: float | None = None
     memory_ratio: float | None = None
+    shadow: ShadowTotals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,7 @@ def decide(evidence: GateEvidence, policy: GatePolicy, *, adjust: Adjust) -> Gat
     results = [row for threshold in THRESHOLDS for row in threshold.judge(evidence, policy)]
     results += _categories(evidence, policy, adjust)
     results += _new_categories(evidence, policy)
+    results += _shadow(evidence, policy)
     results += _people(evidence, policy)
     verdicts = {result.verdict for result in results}
     outcome: Outcome = "refuse" if "fail" in verdicts else "ask" if "ask" in verdicts else "promote"
@@ -298,6 +302,54 @@ def _new_categories(evidence: GateEvidence, policy: GatePolicy) -> Iterator[Gate
             f"Category {name} is new and has {num_queries} gate queries, too few to judge it "
             f"({policy.min_queries} are needed): a person decides.",
         )
+
+
+def _shadow(evidence: GateEvidence, policy: GatePolicy) -> Iterator[GateResult]:
+    """What live queries showed, where the policy asks for it; a first release has no champion to follow.
+
+    Too few queries ask a person, and with that leave the release as challenger: the gates can be asked again when it
+    has had its queries.
+    """
+    overlap, ratio = policy.min_shadow_overlap, policy.max_shadow_ratio
+    if evidence.champion is None or not (policy.min_shadow_queries or overlap or ratio):
+        return
+    needed = policy.min_shadow_queries or policy.min_queries
+    seen = evidence.shadow or ShadowTotals()
+    enough = seen.num_compared >= needed
+    yield GateResult(
+        "shadow",
+        "pass" if enough else "ask",
+        seen.num_compared,
+        needed,
+        f"It answered {seen.num_compared} live queries in the champion's shadow; at least {needed} are asked"
+        f"{'.' if enough else ': a person decides, or the gates again when it has had them.'}",
+    )
+    asked = (
+        (
+            "shadow overlap",
+            overlap,
+            seen.mean_overlap,
+            operator.ge,
+            "shares {:.2f} of the first 10, at least {:.2f} is",
+        ),
+        (
+            "shadow time",
+            ratio,
+            seen.latency_ratio,
+            operator.le,
+            "takes {:.2f} times the time, at most {:.2f} times are",
+        ),
+    )
+    for name, bound, value, passes, says in asked:
+        if not bound:
+            continue
+        if not enough or value is None:
+            reason = f"{_capital(name)}: {seen.num_compared} live queries; {needed} are needed to judge it."
+            yield GateResult(name, "insufficient", value, bound, reason)
+            continue
+        reason = f"Beside the champion it {says.format(value, bound)} asked, over {seen.num_queries} live queries"
+        failed = f", {seen.num_failed} of which failed" if seen.num_failed else ""
+        yield GateResult(name, "pass" if passes(value, bound) else "fail", value, bound, f"{reason}{failed}.")
 
 
 def _people(evidence: GateEvidence, policy: GatePolicy) -> Iterator[GateResult]:

@@ -4,7 +4,7 @@ Typed and frozen; the resolved recipe is saved beside what it made. Each field's
 sentence that `--help`, Airflow's form and the docs show.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -149,20 +149,30 @@ class GatePolicy(Recipe):
     max_overfit: float = Field(0.35, ge=0, description="Most mAP@10 of a train sample above that of gate.")
     max_search_ratio: float = Field(2.0, gt=0, description="Most search time over one member's.")
     max_memory_ratio: float = Field(8.0, gt=0, description="Most index memory over one member's.")
+    min_shadow_queries: int = Field(
+        0,
+        ge=0,
+        description="Live queries that it answered in the champion's shadow, at least; fewer ask. 0: not asked.",
+    )
+    min_shadow_overlap: float = Field(
+        0.0, ge=0, le=1, description="Least mean share of the champion's first 10 that it found there; 0: not asked."
+    )
+    max_shadow_ratio: float = Field(
+        0.0, ge=0, description="Most time there over the champion's for the same queries; 0: not asked."
+    )
     bootstrap: int = Field(2000, ge=200, description="Resamples behind each interval.")
     require_approval: bool = Field(False, description="Ask a person before a promotion.")
 
     @classmethod
-    def named(cls, strictness: Strictness, *, require_approval: bool = False) -> "GatePolicy":
-        """The policy of a strictness; its rates of error are in docs/reports/gate-errors.md."""
+    def named(cls, strictness: Strictness, *, require_approval: bool = False, **more: Any) -> "GatePolicy":
+        """The policy of a strictness, and what more it asks; its rates of error are in docs/reports/gate-errors.md."""
         margin, category_margin, tolerance = {
             "strict": (0.01, 0.02, 0.005),
             "normal": (0.028, 0.03, 0.01),
             "lenient": (0.05, 0.08, 0.03),
         }[strictness]
-        return cls(
-            margin=margin, category_margin=category_margin, tolerance=tolerance, require_approval=require_approval
-        )
+        margins = {"margin": margin, "category_margin": category_margin, "tolerance": tolerance}
+        return cls(**margins, require_approval=require_approval, **more)
 
 
 class RetrainRecipe(Recipe):

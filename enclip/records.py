@@ -195,6 +195,42 @@ class Ranking:
         return Ranking((*self.hits, *(hit for hit in deeper.hits if hit.product_id not in known)))
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowTotals:
+    """Sums over live queries that a challenger was asked too, beside the champion.
+
+    Attributes:
+        num_compared: queries that both answered.
+        num_failed: queries that the champion alone answered.
+        overlap: of those compared, the shares of the first 10 that both found.
+        champion_s, challenger_s: seconds that they took over those compared, one after the other in one thread.
+    """
+
+    num_compared: int = 0
+    num_failed: int = 0
+    overlap: float = 0.0
+    champion_s: float = 0.0
+    challenger_s: float = 0.0
+
+    def __add__(self, other: "ShadowTotals") -> "ShadowTotals":
+        return ShadowTotals(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+
+    @property
+    def num_queries(self) -> int:
+        """Queries that the champion answered."""
+        return self.num_compared + self.num_failed
+
+    @property
+    def mean_overlap(self) -> float | None:
+        """Over all of them, 0 for each that the challenger failed; None without queries."""
+        return self.overlap / self.num_queries if self.num_queries else None
+
+    @property
+    def latency_ratio(self) -> float | None:
+        """The challenger's time over the champion's; None where nothing was timed."""
+        return self.challenger_s / self.champion_s if self.champion_s > 0 else None
+
+
 class Encoder(Protocol):
     """One member's two towers, as NumPy in and out."""
 

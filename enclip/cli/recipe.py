@@ -8,9 +8,10 @@ import typer
 from pydantic import ValidationError
 
 from enclip.errors import ConfigError
-from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
+from enclip.recipes import GatePolicy, Recipe, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
 
 TRAIN_FIELDS = tuple(TrainRecipe.model_fields)
+SHADOW_FIELDS = ("min_shadow_queries", "min_shadow_overlap", "max_shadow_ratio")
 RELEASE_FIELDS = (
     "min_members",
     "max_members",
@@ -39,6 +40,7 @@ def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         _parameter("strictness", Strictness, "normal", "How much a challenger may lose: strict, normal, lenient.")
     )
     options.append(_parameter("require_approval", bool, False, "Ask a person before a promotion."))
+    options += [_option(GatePolicy, name) for name in SHADOW_FIELDS]
     command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
     return command
@@ -51,7 +53,9 @@ def recipe_from(beliefs: Mapping[str, Any]) -> RetrainRecipe:
             train=TrainRecipe(**{name: beliefs[name] for name in TRAIN_FIELDS if name in beliefs}),
             release=ReleaseRecipe(**{name: beliefs[name] for name in RELEASE_FIELDS if name in beliefs}),
             gate=GatePolicy.named(
-                beliefs.get("strictness", "normal"), require_approval=beliefs.get("require_approval", False)
+                beliefs.get("strictness", "normal"),
+                require_approval=beliefs.get("require_approval", False),
+                **{name: beliefs[name] for name in SHADOW_FIELDS if name in beliefs},
             ),
         )
     except ValidationError as error:
@@ -60,7 +64,7 @@ def recipe_from(beliefs: Mapping[str, Any]) -> RetrainRecipe:
         raise ConfigError(f"--{field} {first['input']!r}: {first['msg']}.") from error
 
 
-def _option(recipe: type[TrainRecipe] | type[ReleaseRecipe], name: str) -> inspect.Parameter:
+def _option(recipe: type[Recipe], name: str) -> inspect.Parameter:
     field = recipe.model_fields[name]
     annotation: Any = field.annotation
     if get_args(annotation) and annotation == tuple[str, ...]:

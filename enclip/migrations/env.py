@@ -11,7 +11,7 @@ from alembic import context
 from enclip.database import Base
 
 # Tables live where they are used; importing their homes fills the metadata that is compared.
-for home in ("enclip.catalog.tables", "enclip.ledger", "enclip.judgements"):
+for home in ("enclip.catalog.tables", "enclip.ledger", "enclip.judgements", "enclip.shadow"):
     importlib.import_module(home)
 
 context.configure(

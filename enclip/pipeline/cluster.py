@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.blobs import writing
+from enclip.catalog.images import image_key
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.audit import findings
 from enclip.pipeline.bank import bank_texts, query_bank
+from enclip.pipeline.canary import Canaries
 from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
 from enclip.pipeline.index import Words, with_index
 from enclip.pipeline.members import load_member
-from enclip.pipeline.open_release import STUDENT, OpenRelease, open_release
+from enclip.pipeline.open_release import STUDENT, OpenRelease, open_release, open_release_folder
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder, StudentStep
 from enclip.pipeline.tune import Tuned, tune
@@ -106,6 +108,7 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
                     lock_sha256=plan.origin.lock_sha256,
                 ),
             )
+            manifest = write_manifest(target, _with_canaries(platform, target, manifest))
         step = ReleaseStep(release=platform.registry.log_release(plan.mlflow_run_id, target, manifest))
         folder.write("release", step)
         shutil.rmtree(target, ignore_errors=True)
@@ -117,6 +120,14 @@ def atlas_of(searcher: Searcher, parent: OpenRelease | None, *, seed: int) -> At
     if parent is None or parent.atlas is None:
         return Atlas.fit(searcher.vectors(), seed=seed)
     return parent.atlas.extended(parent.products, searcher.products, searcher.vectors(), seed=seed)
+
+
+def _with_canaries(platform: Platform, folder: Path, manifest: Manifest) -> Manifest:
+    """Ask the release of a folder its canary queries, opened as a service opens it, and put them beside it."""
+    release = open_release_folder(folder, platform.registry, device="cpu")
+    side = max(member.pixel_side for member in manifest.members)
+    Canaries.of(release, lambda sha256: platform.blobs.get(image_key(sha256)), pixel_side=side).save(folder)
+    return manifest
 
 
 def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from enclip.pipeline.promote import set_challenger
 from enclip.pipeline.runs import EvaluationStep, GateRow, GateStep, Plan, RunFolder
 from enclip.recipes import GatePolicy
 from enclip.records import QueryKind
+from enclip.shadow import shadow_totals
 
 Chosen = NDArray[np.bool_]  # per query
 
@@ -22,12 +24,16 @@ Chosen = NDArray[np.bool_]  # per query
 def decide(platform: Platform, run_id: str) -> GateStep:
     """Judge the run's evaluation by its policy; a refused release becomes `challenger`.
 
-    Running it again decides the same: nothing is measured here.
+    Running it again decides the same, since nothing is measured here, but for what live queries have shown since.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, evaluation = folder.read("plan", Plan), folder.read("evaluation", EvaluationStep)
     with folder.timed("gate"):
-        decision = gates.decide(evidence_of(evaluation, plan.recipe.gate), plan.recipe.gate, adjust=holm)
+        evidence = evidence_of(evaluation, plan.recipe.gate)
+        if evaluation.champion is not None:
+            seen = shadow_totals(platform.database, champion=evaluation.champion, challenger=evaluation.release)
+            evidence = replace(evidence, shadow=seen)
+        decision = gates.decide(evidence, plan.recipe.gate, adjust=holm)
         step = GateStep(
             release=evaluation.release,
             champion=evaluation.champion,

@@ -1,7 +1,7 @@
 """Open a release: index in memory, encoders of its members loaded, one search for words and pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from enclip.errors import ImageError, QueryError, ReleaseError
 from enclip.models.clip import ClipEncoder
 from enclip.models.device import resolve_device
 from enclip.models.student import TextStudent
+from enclip.pipeline.canary import CANARY, Canaries
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.question import MAX_TEXT, TURN_FROM_KNOWN, TURN_FROM_OTHERS, Question
@@ -48,6 +49,7 @@ class OpenRelease:
     student: TextStudent | None = None  # answers for the members' text towers
     atlas: Atlas | None = None  # as with near_duplicates
     suspects: tuple[Suspect, ...] | None = None
+    canaries: Canaries | None = None  # releases from before there were any lack them
 
     @property
     def products(self) -> Products:
@@ -236,6 +238,10 @@ class OpenRelease:
     def _describe_span(self, **numbers: int) -> None:
         describe(release=self.version, num_members=len(self.manifest.members), **numbers)
 
+    def unremembered(self) -> "OpenRelease":
+        """The same release, which has encoded no text yet: what it shares with this one takes no memory."""
+        return replace(self)
+
     @cached_property
     def _encoding(self) -> Callable[[Sequence[str]], list[Floats]]:
         # Of the encoders and not of this release: a function that held it would keep it in memory after a swap.
@@ -303,7 +309,9 @@ def _by_each(encoders: Sequence[Encoder], texts: Sequence[str]) -> list[Floats]:
     return [encoder.encode_texts(texts) for encoder in encoders]
 
 
-def open_release(platform: Platform, release: str | int, *, encoders: bool = True) -> OpenRelease:
+def open_release(
+    platform: Platform, release: str | int, *, encoders: bool = True, device: Device = "auto"
+) -> OpenRelease:
     """The release of a version or alias, verified against its manifest.
 
     Raises:
@@ -311,19 +319,29 @@ def open_release(platform: Platform, release: str | int, *, encoders: bool = Tru
             not fit each other or its members. WeightsError: a member's are.
     """
     version = platform.registry.resolve(release)
-    return open_release_folder(
-        platform.registry.fetch_release(version), platform.registry, version=version, encoders=encoders
-    )
+    folder = platform.registry.fetch_release(version)
+    return open_release_folder(folder, platform.registry, version=version, encoders=encoders, device=device)
+
+
+def open_to_serve(platform: Platform, release: str | int, *, device: Device = "auto") -> OpenRelease:
+    """A release that still answers its canary queries as it did when it was built.
+
+    Raises:
+        RegistryError, ReleaseError, WeightsError: as `open_release`, or its canaries' answers have changed.
+    """
+    opened = open_release(platform, release, device=device)
+    if opened.canaries is not None:
+        opened.canaries.check(opened)
+    return opened
 
 
 def verify_release(platform: Platform, version: int) -> None:
     """Open a release as a service would, on the CPU, where memory is left while a GPU trains.
 
     Raises:
-        RegistryError, ReleaseError, WeightsError: as `open_release`.
+        RegistryError, ReleaseError, WeightsError: as `open_to_serve`.
     """
-    folder = platform.registry.fetch_release(version)
-    open_release_folder(folder, platform.registry, version=version, device="cpu")
+    open_to_serve(platform, version, device="cpu")
 
 
 def open_release_folder(
@@ -350,7 +368,10 @@ def open_release_folder(
         _check_dims(folder, "student", student.dims, manifest)
     atlas = Atlas.load(folder / MAP, num_products=len(searcher.products)) if MAP in manifest.files else None
     suspects = load_suspects(folder / SUSPECTS) if SUSPECTS in manifest.files else None
-    return OpenRelease(version, manifest, searcher, loaded, groups, student, atlas=atlas, suspects=suspects)
+    canaries = Canaries.load(folder) if CANARY in manifest.files else None
+    return OpenRelease(
+        version, manifest, searcher, loaded, groups, student, atlas=atlas, suspects=suspects, canaries=canaries
+    )
 
 
 def _check_dims(folder: Path, whose: str, dims: tuple[int, ...], manifest: Manifest) -> None:

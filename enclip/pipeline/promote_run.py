@@ -7,6 +7,7 @@ from enclip.pipeline.cluster import build
 from enclip.pipeline.embed import embed, plan_embedding
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
+from enclip.pipeline.open_release import verify_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import promote
 from enclip.pipeline.runs import ChoiceStep, GateStep, Plan, PromotionStep, RunFolder
@@ -22,6 +23,10 @@ def promote_run(
     If the champion has changed since the release was measured (D13), a refresh is thrown away, as a
     newer index than its own serves already; a retrained ensemble is rebased onto today's catalog, gated
     against the new champion, and promoted if it still passes.
+
+    Raises:
+        ReleaseError, WeightsError: a service could not follow to the release, or it does not answer its canary queries
+            as it did when it was built; nothing has moved.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, gate = folder.read("plan", Plan), folder.read("gate", GateStep)
@@ -38,6 +43,7 @@ def _promote(
 ) -> PromotionStep:
     if gate.outcome == "refuse" or (gate.outcome == "ask" and not approved):
         return PromotionStep(release=gate.release, promoted=False, summary=gate.summary)
+    verify_release(platform, gate.release)
     by = plan.origin.dag_run_id or plan.run_id
     try:
         moved = promote(

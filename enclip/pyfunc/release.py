@@ -32,6 +32,8 @@ class ReleaseModel(PythonModel):
         self._downloads = tempfile.TemporaryDirectory(prefix="enclip-members-")
         registry = Registry(mlflow.get_tracking_uri(), None, Path(self._downloads.name))
         self._release = open_release_folder(Path(context.artifacts["release"]), registry)
+        if self._release.canaries is not None:
+            self._release.canaries.check(self._release)
         self._name_of = dict(zip(self._release.products.product_id, self._release.products.name, strict=True))
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]  # MLflow lets context go

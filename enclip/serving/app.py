@@ -31,6 +31,7 @@ from enclip.serving.routes.pages import PAGE, page_routes
 from enclip.serving.routes.products import product_routes
 from enclip.serving.routes.search import search_routes
 from enclip.serving.schemas import MAX_BODY_BYTES
+from enclip.serving.shadow import Shadow
 from enclip.serving.shelf import Catalog, Shelf
 from enclip.serving.tracing import Traced, stop_tracing
 
@@ -45,6 +46,7 @@ def create_app(
     write_keys: ApiKeys | None = None,
     releases: Releases | None = None,
     judgements: Engine | None = None,
+    shadow: Shadow | None = None,
     num_searchers: int | None = None,
     max_waiting: int = MAX_WAITING,
     max_wait_s: float = MAX_WAIT_S,
@@ -62,6 +64,7 @@ def create_app(
         write_keys: what lets one change products; None or empty: nobody may.
         releases: what can be compared with what is served; None: nothing, and there are no such routes.
         judgements: the database that keeps what people say of answers; None: nobody is asked.
+        shadow: compares searches with the challenger; started and stopped with the app; None: none are.
         num_searchers, max_waiting, max_wait_s: see `Desk`.
         query_log: where searches are written down; None: nowhere. Started and stopped with the app.
         traces: where requests' spans go, stopped with the app; None: there are none.
@@ -77,7 +80,11 @@ def create_app(
         refresher.start()
         if query_log:
             query_log.start(metrics.count_query_line)
+        if shadow:
+            shadow.start()
         yield
+        if shadow:
+            await to_thread.run_sync(shadow.stop)
         await to_thread.run_sync(refresher.stop)
         await to_thread.run_sync(follower.stop)
         if query_log:
@@ -101,7 +108,9 @@ def create_app(
     describe_problems(app)
     describe_keys(app, to_search=bool(keys))
     desk = Desk(follower, metrics, num_searchers=num_searchers, max_waiting=max_waiting, max_wait_s=max_wait_s)
-    for searching in (search_routes(desk), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
+    if shadow is not None:
+        shadow.attach(metrics.registry, desk.is_busy)
+    for searching in (search_routes(desk, shadow), explain_routes(desk), batch_routes(desk), embed_routes(desk)):
         app.include_router(searching, dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(cluster_routes(desk), dependencies=[Depends(begin_in_time)], responses=REFUSALS)
     app.include_router(catalog_routes(desk, picture))

@@ -74,6 +74,10 @@ class Desk:
             raise self._refusal(503, "release", detail, retry_after_s=2)
         return served
 
+    def is_busy(self) -> bool:
+        """Whether a search that came now would have to wait; may be asked from any thread."""
+        return not self._turns.value
+
     async def search(
         self, work: Callable[[], Answer], *, served: Served | None = None, texts: Iterable[str] = ()
     ) -> Answer:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from enclip.retrieval.atlas import Atlas
 from enclip.retrieval.audit import Suspect
 from enclip.retrieval.explain import Explanation
 from enclip.retrieval.profiles import Profile, Profiles
+from enclip.serving.memory import give_back_memory
 from enclip.serving.overview import Overview, describe_catalog
+from enclip.serving.schemas import SearchRequest
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ POLL_S = 2.0
 FIRST_POLL_S = 0.1  # while the two threads wait for each other at the start
 LONGEST_RETRY_S = 60.0
 STALE_S = 60.0  # a registry that hangs raises nothing
+CALM = 2  # looks without a change after which no request holds the release before: the first comes at once
 
 
 class OpenRelease(Protocol):
@@ -124,6 +127,10 @@ class OpenRelease(Protocol):
         """Why a search gives a product its score; cosines with each part of what was asked. Raises QueryError."""
         ...
 
+    def unremembered(self) -> "OpenRelease":
+        """The same release, which has encoded no text yet."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Served:
@@ -142,6 +149,21 @@ class Served:
         """A product that the release sells; None where it never held it or it is withdrawn since."""
         row = self.release.row(product_id)
         return None if row is None or product_id in self.withdrawn else self.release.products.row(row)
+
+    def search(self, request: SearchRequest) -> Ranking:
+        """What the release finds for a request, without what is withdrawn. Raises QueryError."""
+        return self.release.search(
+            text=request.text,
+            image=request.image,
+            like=request.like,
+            without=request.without,
+            weights=request.given_weights() if request.weights else None,
+            filters=request.filters.to_filters() if request.filters else None,
+            k=request.k,
+            offset=request.offset,
+            withdrawn=self.withdrawn,
+            spread=request.spread,
+        )
 
     @cached_property
     def overview(self) -> Overview:
@@ -178,6 +200,9 @@ class Follower:
             nothing is served, so that a start with a dead database sells nothing that is gone.
         poll_s: seconds between two looks.
         clock: Unix time in seconds.
+        purpose: what its release does, for the log.
+        give_back: returns memory to the system, when a release has gone.
+        optional: whether the alias may be absent; nothing is kept in memory then, and nothing is wrong.
     """
 
     def __init__(
@@ -188,12 +213,19 @@ class Follower:
         withdrawn: Callable[[], frozenset[str]],
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.time,
+        purpose: str = "answers searches",
+        give_back: Callable[[], None] = give_back_memory,
+        optional: bool = False,
     ) -> None:
         self._current = current
         self._load = load
         self._read_withdrawn = withdrawn
         self._poll_s = poll_s
         self._clock = clock
+        self._purpose = purpose
+        self._give_back = give_back
+        self._optional = optional
+        self._num_calm = CALM
         self._swap_lock = threading.Lock()  # between the two threads; no request ever waits for it
         self._look_lock = threading.Lock()  # so that what was read first never replaces what was read later
         self._served: Served | None = None
@@ -269,12 +301,17 @@ class Follower:
             self._alias_problem = _noted(f"The alias cannot be read: {_reason(error)}", self._alias_problem)
             return False
         served = self._served
+        if self._alias is None and self._optional:
+            with self._swap_lock:
+                self._served = None
+            if served is not None:
+                self._num_calm = 0
+            return self._nothing_new()
         if self._alias is None:
             self._alias_problem = "The alias is gone." if served else "No release is promoted yet."
             return False
         if served is not None and served.version == self._alias:
-            self._alias_problem, self._failed_version = "", None
-            return False
+            return self._nothing_new()
         if self._withdrawn is None:
             return False  # the other thread has not read them yet, or says why it cannot
         if self._alias == self._failed_version and self._clock() < self._retry_at:
@@ -299,11 +336,18 @@ class Follower:
                 self._served = replace(self._served, withdrawn=latest)
         return True
 
+    def _nothing_new(self) -> Literal[False]:
+        self._alias_problem, self._failed_version = "", None
+        self._num_calm += 1
+        if self._num_calm == CALM:
+            self._give_back()
+        return False
+
     def _repeat(self, look: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
             # After a change look at once: a load takes seconds, and the alias may have moved meanwhile.
             if not look():
-                waits_for_other = self._served is None and not self.state.problem
+                waits_for_other = self._withdrawn is None and not self.state.problem
                 self._stopping.wait(FIRST_POLL_S if waits_for_other else self._poll_s)
 
     def _swap_to(self, version: int) -> bool:
@@ -319,7 +363,8 @@ class Follower:
             self._served = Served(release, withdrawn, datetime.fromtimestamp(self._clock(), UTC))
         self._alias_problem, self._failed_version = "", None
         self._num_swaps += 1
-        logger.info("Release %d answers searches over %d products.", release.version, len(release.products))
+        self._num_calm = 0
+        logger.info("Release %d %s over %d products.", release.version, self._purpose, len(release.products))
         return True
 
     def _note_failure(self, version: int, error: Exception) -> None:
@@ -327,6 +372,7 @@ class Follower:
         self._failed_version = version
         self._retry_at = self._clock() + min(self._poll_s * 2**self._failures, LONGEST_RETRY_S)
         self._num_failed_loads += 1
+        self._num_calm = 0  # what it had loaded is gone too
         self._load_problem = self._alias_problem = f"Release {version} cannot be served: {_reason(error)}"
         # Our own errors say what is wrong and where; of any other, where it came from is all there is to go by.
         logger.error("%s", self._load_problem, exc_info=None if isinstance(error, EnclipError) else error)

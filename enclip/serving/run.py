@@ -61,22 +61,42 @@ def platform_app(platform: "Platform", *, refresh: Callable[[], None] | None = N
     """
     # These load torch and FAISS, which read their number of threads then.
     from enclip.catalog.images import image_key
-    from enclip.pipeline.open_release import open_release
+    from enclip.pipeline.open_release import open_release, open_to_serve
     from enclip.pipeline.products import SingleProducts
-    from enclip.registry import CHAMPION
+    from enclip.registry import CHALLENGER, CHAMPION
     from enclip.serving.app import create_app
     from enclip.serving.follow import Follower
     from enclip.serving.query_log import QueryLog
     from enclip.serving.refresh import Refresher
     from enclip.serving.releases import Releases, list_releases
+    from enclip.serving.shadow import Shadow
     from enclip.serving.tracing import start_tracing
+    from enclip.shadow import add_shadow
 
     # Opened here, where an error ends the start with its remedy, and not by two threads at once.
-    registry, catalog, blobs = platform.registry, platform.catalog, platform.blobs
+    registry, catalog, blobs, database = platform.registry, platform.catalog, platform.blobs, platform.database
     follower = Follower(
         current=lambda: registry.alias(CHAMPION),
-        load=lambda version: open_release(platform, version),
+        load=lambda version: open_to_serve(platform, version),
         withdrawn=catalog.withdrawn_ids,
+    )
+
+    def challenger() -> int | None:
+        aliases = registry.aliases()
+        named = aliases.get(CHALLENGER)
+        return None if named == aliases.get(CHAMPION) else named
+
+    share = platform.settings.shadow_share
+    shadow = Shadow(
+        Follower(
+            current=challenger,
+            load=lambda version: open_to_serve(platform, version),
+            withdrawn=frozenset,  # a comparison takes the champion's
+            purpose="is in the shadow",
+            optional=True,
+        ),
+        share=share,
+        keep=lambda champion, other, more: add_shadow(database, champion=champion, challenger=other, more=more),
     )
     return create_app(
         follower,
@@ -86,7 +106,8 @@ def platform_app(platform: "Platform", *, refresh: Callable[[], None] | None = N
         keys=ApiKeys.parse(platform.settings.api_keys),
         write_keys=ApiKeys.parse(platform.settings.write_keys, "ENCLIP_WRITE_KEYS"),
         releases=Releases(known=lambda: list_releases(registry), load=lambda version: open_release(platform, version)),
-        judgements=platform.database,
+        judgements=database,
+        shadow=shadow if share else None,
         max_wait_s=platform.settings.search_wait_s,
         query_log=QueryLog(Path(platform.settings.query_log)) if platform.settings.query_log else None,
         traces=start_tracing(os.environ),

@@ -50,12 +50,22 @@ def test_every_field_reaches_the_recipe(dag_files: Mapping[str, ModuleType]) -> 
     retrain = dag_files["retrain"]
     recipe = retrain.recipe_of(
         filled_in(
-            retrain, epochs=9, instances=3, max_members=1, strictness="strict", device="cuda", require_approval=True
+            retrain,
+            epochs=9,
+            instances=3,
+            max_members=1,
+            strictness="strict",
+            device="cuda",
+            require_approval=True,
+            min_shadow_queries=500,
+            min_shadow_overlap=0.4,
+            max_shadow_ratio=1.5,
         )
     )
     assert (recipe.train.epochs, recipe.train.instances, recipe.train.device) == (9, 3, "cuda")
     assert recipe.release.max_members == 1
-    assert recipe.gate == GatePolicy.named("strict", require_approval=True)
+    shadow = {"min_shadow_queries": 500, "min_shadow_overlap": 0.4, "max_shadow_ratio": 1.5}
+    assert recipe.gate == GatePolicy.named("strict", require_approval=True, **shadow)
 
 
 @pytest.mark.parametrize(

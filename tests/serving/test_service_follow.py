@@ -1,6 +1,8 @@
 """The alias is followed, without a failed request or a mixed answer, whatever breaks on the way."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +51,52 @@ def test_the_alias_is_followed_there_and_back(halves) -> None:
     world.alias = 1
     assert look(follower)
     assert (follower.served.version, follower.state.problem) == (1, "")
+
+
+def test_when_a_release_has_gone_its_memory_is_given_back_once(halves) -> None:
+    given: list[int] = []
+    world = World(alias=1, releases=halves)
+    follower = world.follower(give_back=lambda: given.append(follower.served.version))
+    for alias in (1, 2):
+        world.alias = alias
+        assert look(follower)
+        look(follower)
+        assert len(given) == alias - 1, "a look comes at once after a swap, when requests may hold the old release"
+        for _ in range(3):
+            look(follower)
+        assert given == list(range(1, alias + 1))
+
+
+def test_what_is_free_in_the_heap_goes_back_to_the_system() -> None:
+    """Blocks between others that stay, as those of a release are; in a process with nothing else in it."""
+    program = """
+from pathlib import Path
+from enclip.serving.memory import give_back_memory
+def rss_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+blocks = [bytes(20_000) for _ in range(10_000)]
+blocks[:] = [block for number, block in enumerate(blocks) if number % 100 == 0]
+full = rss_mb()
+give_back_memory()
+print(full - rss_mb())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 100
+
+
+def test_an_alias_that_may_be_absent_leaves_nothing_in_memory(halves) -> None:
+    world = World(alias=None, releases=halves)
+    follower = world.follower(optional=True)
+    look(follower)
+    assert (follower.served, follower.state.problem) == (None, "")
+    world.alias = 1
+    assert look(follower)
+    world.alias = None
+    look(follower)
+    assert (follower.served, follower.state.problem) == (None, "")
+    world.withdrawn = frozenset({"1"})
+    look(follower)
+    assert follower.served is None
 
 
 def test_a_release_that_cannot_be_loaded_leaves_the_old_one(halves, caplog: pytest.LogCaptureFixture) -> None:

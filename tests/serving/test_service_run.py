@@ -9,86 +9,26 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
-import torch
 
+from bench.served import eventually, register_release, run_enclip
 from enclip.catalog.drawn import draw_catalog
-from enclip.catalog.images import decode, fit_square, image_key
+from enclip.catalog.images import image_key
 from enclip.config import Settings
 from enclip.errors import ConfigError
-from enclip.models.bases import load_base
-from enclip.models.checkpoint import save_checkpoint
-from enclip.models.clip import ClipEncoder
-from enclip.models.soup import estimate_batch_norm
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.platform import Platform, open_platform
-from enclip.release import ClusterSettings, Manifest, Member, write_manifest
-from enclip.retrieval.searcher import Searcher
 from enclip.serving.run import THREAD_VARIABLES, bind
 
 pytestmark = pytest.mark.slow
 
 FOLLOW_S = 5.0  # promised to users
-SNAPSHOT = "0" * 64
 WRITE_KEY = "write-key-0123456789"
-
-
-def register_release(platform: Platform, folder: Path, *, seed: int, half: int, snapshot: str = SNAPSHOT) -> int:
-    """A release of one untrained epoch over every second product; its version."""
-    products = platform.catalog.products()
-    products = products.take(np.arange(half, len(products), 2))
-    model = load_base("tiny", seed=seed, device=torch.device("cpu"))
-    pictures = [decode(platform.blobs.get(image_key(sha256))) for sha256 in products.image_sha256]
-    pixels = np.stack([fit_square(picture, model.side) for picture in pictures])
-    estimate_batch_norm(model, pixels, torch.device("cpu"))
-    weights_sha256 = save_checkpoint(folder / "epoch", model, pixel_side=model.side)
-    mlflow_run_id = platform.registry.open_run(f"serve-{seed}", kind="retrain", params={})
-    epoch = platform.registry.log_epoch(
-        mlflow_run_id,
-        folder / "epoch",
-        instance=0,
-        epoch=0,
-        metrics={"val_map_at_10": 0.1},
-        snapshot=snapshot,
-        num_products=len(products),
-    )
-    blocks = [ClipEncoder(model).encode_images(pixels)]
-    searcher = Searcher.build(products, blocks, [1.0], cluster_count=3)
-    searcher.save(folder / "release")
-    manifest = Manifest(
-        kind="retrain",
-        run_id=f"serve-{seed}",
-        base="tiny",
-        snapshot=snapshot,
-        trained_on=snapshot,
-        num_products=len(products),
-        members=(
-            Member(
-                version=epoch.version,
-                source=epoch.source,
-                instance=0,
-                epoch=0,
-                weight=1.0,
-                weights_sha256=weights_sha256,
-                init_id=model.init_id,
-                dim=model.dim,
-                pixel_side=model.side,
-            ),
-        ),
-        clusters=ClusterSettings(count=searcher.clusters.count, pull=0.0),
-        rescored=searcher.rescored,
-        chosen_because="there is one",
-        created_at="2026-11-20T00:00:00+00:00",
-    )
-    manifest = write_manifest(folder / "release", manifest)
-    return platform.registry.log_release(mlflow_run_id, folder / "release", manifest)
 
 
 @pytest.fixture(scope="module")
@@ -106,26 +46,6 @@ def platform(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Platform:
         assert register_release(opened, tmp_path_factory.mktemp("release"), seed=half, half=half) == half + 1
     opened.registry.set_alias("champion", 1)
     return opened
-
-
-def run_enclip(*arguments: str, home: Path, log: Path, **variables: str) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
-    with open(log, "wb") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "enclip", *arguments],
-            env={**environment, "ENCLIP_HOME": str(home), **variables},
-            stdout=file,
-            stderr=file,
-        )
-
-
-def eventually(condition: Callable[[], bool], *, timeout_s: float) -> float:
-    """Seconds until the condition held."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < timeout_s, f"not within {timeout_s} s"
-        time.sleep(0.05)
-    return time.monotonic() - started
 
 
 @contextmanager

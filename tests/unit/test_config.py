@@ -51,6 +51,14 @@ def test_a_wait_that_is_none_names_its_variable(value: str, monkeypatch: pytest.
     assert "seconds" in caught.value.remedy
 
 
+@pytest.mark.parametrize("value", ["some", "-0.1", "1.1", "10%", "nan"])
+def test_a_share_that_is_none_names_its_variable(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCLIP_SHADOW_SHARE", value)
+    with pytest.raises(ConfigError, match="ENCLIP_SHADOW_SHARE is ") as caught:
+        Settings()
+    assert "from 0 to 1" in caught.value.remedy
+
+
 def test_keys_are_read_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCLIP_API_KEYS", "a-key-0123456789")
     settings = Settings()

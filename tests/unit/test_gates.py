@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from enclip.evaluation.intervals import holm
 from enclip.gates import THRESHOLDS, Comparison, GateDecision, GateEvidence, decide, too_small
 from enclip.recipes import GatePolicy
+from enclip.records import ShadowTotals
 
 POLICY = GatePolicy()
 SAME = Comparison(mean=0.0, low=-0.005, high=0.005, p_loss=0.9, num_queries=100)
@@ -206,6 +207,72 @@ def test_a_failed_gate_is_refused_without_asking_anybody() -> None:
     worse = replace(GOOD, champion=replace(SAME, low=-0.5), new_categories={"Saree": 3})
     decision = judged(worse, GatePolicy(require_approval=True))
     assert refused_by(decision) == ["champion"]
+
+
+SHADOWED = GatePolicy(min_shadow_queries=100, min_shadow_overlap=0.6, max_shadow_ratio=1.5)
+SEEN = ShadowTotals(num_compared=100, overlap=60.0, champion_s=1.0, challenger_s=1.5)
+
+
+def shadowed(seen: ShadowTotals, policy: GatePolicy = SHADOWED) -> GateDecision:
+    return judged(replace(GOOD, shadow=seen), policy)
+
+
+def shadow_verdicts(decision: GateDecision) -> dict[str, str]:
+    return {name: verdict for name, verdict in verdicts(decision).items() if name.startswith("shadow")}
+
+
+def test_a_challenger_that_did_well_in_the_shadow_is_promoted() -> None:
+    decision = shadowed(SEEN)
+    assert decision.outcome == "promote"
+    assert shadow_verdicts(decision) == dict.fromkeys(("shadow", "shadow overlap", "shadow time"), "pass")
+
+
+def test_the_shadow_is_looked_at_only_where_it_is_asked_for() -> None:
+    assert shadow_verdicts(shadowed(ShadowTotals(), POLICY)) == {}
+    assert list(shadow_verdicts(shadowed(SEEN, GatePolicy(min_shadow_queries=100)))) == ["shadow"]
+    assert list(shadow_verdicts(shadowed(SEEN, GatePolicy(max_shadow_ratio=2)))) == ["shadow", "shadow time"]
+
+
+def test_too_few_queries_in_the_shadow_ask_and_decide_nothing_else() -> None:
+    decision = shadowed(replace(SEEN, num_compared=99, overlap=0.0, challenger_s=90.0))
+    assert decision.outcome == "ask"
+    assert shadow_verdicts(decision) == {
+        "shadow": "ask",
+        "shadow overlap": "insufficient",
+        "shadow time": "insufficient",
+    }
+    assert "99 live queries" in decision.reasons[0]
+
+
+def test_without_a_number_of_its_own_the_shadow_needs_as_many_queries_as_other_evidence() -> None:
+    policy = GatePolicy(min_shadow_overlap=0.5)
+    assert shadowed(ShadowTotals(num_compared=19, overlap=19.0), policy).outcome == "ask"
+    assert shadowed(ShadowTotals(num_compared=20, overlap=20.0), policy).outcome == "promote"
+
+
+def test_a_challenger_that_finds_too_much_else_in_the_shadow_is_refused() -> None:
+    assert refused_by(shadowed(replace(SEEN, overlap=59.0))) == ["shadow overlap"]
+
+
+def test_queries_that_the_challenger_alone_fails_count_as_nothing_found() -> None:
+    decision = shadowed(replace(SEEN, overlap=100.0, num_failed=67))
+    assert refused_by(decision) == ["shadow overlap"]
+    assert "67 of which failed" in decision.reasons[0]
+    assert shadowed(ShadowTotals(num_failed=500)).outcome == "ask", "none of them was answered"
+
+
+def test_a_challenger_that_is_too_slow_in_the_shadow_is_refused() -> None:
+    assert refused_by(shadowed(replace(SEEN, challenger_s=1.51))) == ["shadow time"]
+
+
+def test_shadow_figures_that_are_no_numbers_do_not_pass() -> None:
+    assert shadowed(replace(SEEN, overlap=math.nan)).outcome == "refuse"
+    assert shadowed(replace(SEEN, challenger_s=math.nan)).outcome == "refuse"
+
+
+def test_a_first_release_has_nobody_s_shadow_to_stand_in() -> None:
+    decision = judged(FIRST, SHADOWED)
+    assert (decision.outcome, shadow_verdicts(decision)) == ("promote", {})
 
 
 @pytest.mark.parametrize("figure", ["overfit_gap", "search_ratio", "memory_ratio"])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Path, Query
 
 from enclip.records import Ranking
 from enclip.serving.desk import Desk
@@ -24,17 +24,26 @@ from enclip.serving.schemas import (
     SimilarAnswer,
     hits_of,
 )
+from enclip.serving.shadow import Shadow
 
 ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
 
 
-def search_routes(desk: Desk) -> APIRouter:
-    """`/v1/search` and `/v1/similar`."""
+def search_routes(desk: Desk, shadow: Shadow | None = None) -> APIRouter:
+    """`/v1/search` and `/v1/similar`.
+
+    Args:
+        shadow: is offered each search that was answered.
+    """
     router = APIRouter(prefix="/v1")
 
     @router.post("/search", summary="Search by words, a picture, a product, or any of them together", responses=UNKNOWN)
-    async def search(request: SearchRequest) -> SearchAnswer:
-        return await answer(desk, desk.served(), request)
+    async def search(request: SearchRequest, after: BackgroundTasks) -> SearchAnswer:
+        served = desk.served()
+        found = await answer(desk, served, request)
+        if shadow is not None:
+            after.add_task(shadow.offer, served, request)
+        return found
 
     @router.get("/similar/{product_id:path}", summary="Products like one of the catalog", responses=UNKNOWN)
     async def similar(
@@ -79,22 +88,7 @@ async def answer(
     note = noted(served.version, request)
     texts = texts_of(served, request) if texts is None else texts
     started = time.perf_counter()
-    ranking = await desk.search(
-        lambda: served.release.search(
-            text=request.text,
-            image=request.image,
-            like=request.like,
-            without=request.without,
-            weights=request.given_weights() if request.weights else None,
-            filters=request.filters.to_filters() if request.filters else None,
-            k=request.k,
-            offset=request.offset,
-            withdrawn=served.withdrawn,
-            spread=request.spread,
-        ),
-        served=served,
-        texts=texts,
-    )
+    ranking = await desk.search(lambda: served.search(request), served=served, texts=texts)
     found = SearchAnswer(release=served.version, took_ms=ms_since(started), results=found_by(served, ranking))
     return note.answered(found)
 

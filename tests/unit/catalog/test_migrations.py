@@ -11,8 +11,8 @@ import enclip.migrations
 from enclip.catalog.store import CatalogStore
 from enclip.database import Base, open_database
 
-importlib.import_module("enclip.ledger")
-importlib.import_module("enclip.judgements")
+for home in ("enclip.ledger", "enclip.judgements", "enclip.shadow"):
+    importlib.import_module(home)
 
 
 def test_migrated_and_declared_schema_are_the_same(store: CatalogStore) -> None:

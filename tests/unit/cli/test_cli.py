@@ -11,7 +11,7 @@ import pytest
 from enclip.cli.options import mapping_of
 from enclip.cli.recipe import recipe_from
 from enclip.errors import ConfigError
-from enclip.recipes import TrainRecipe
+from enclip.recipes import GatePolicy, TrainRecipe
 
 COMMANDS = (
     "ingest",
@@ -106,3 +106,10 @@ def test_a_mapping_that_is_none_is_refused(text: str) -> None:
 def test_a_belief_out_of_range_names_its_option() -> None:
     with pytest.raises(ConfigError, match="--epochs 0"):
         recipe_from({"epochs": 0})
+
+
+def test_what_gates_ask_of_the_shadow_is_an_option() -> None:
+    asked = {"min_shadow_queries": 500, "min_shadow_overlap": 0.3, "max_shadow_ratio": 1.5}
+    assert recipe_from({"strictness": "strict", **asked}).gate == GatePolicy.named("strict", **asked)
+    with pytest.raises(ConfigError, match="--min-shadow-overlap"):
+        recipe_from({"min_shadow_overlap": 1.5})

@@ -29,6 +29,7 @@ def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatc
         ENCLIP_SEARCH_WAIT_S=2.5,
         ENCLIP_QUERY_LOG=str(tmp_path / "queries.jsonl"),
         ENCLIP_LOG_FORMAT="json",
+        ENCLIP_SHADOW_SHARE=0.25,
     )
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
