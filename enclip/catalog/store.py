@@ -130,6 +130,8 @@ class CatalogStore:
 
     def entry(self, product_id: str) -> Entry | None:
         """What the catalog has of a product, withdrawn ones included; None where the id was never seen."""
+        if "\0" in product_id:
+            return None  # no id holds one, and Postgres cannot even be asked
         query = select(*COLUMNS, PRODUCTS.c.updated_at, PRODUCTS.c.withdrawn_at)
         with read_only(self.engine) as connection:
             row = connection.execute(query.where(PRODUCTS.c.product_id == product_id)).mappings().first()

@@ -29,11 +29,13 @@ class Allowed:
 
     Attributes:
         selector: FAISS's own; it points into `bits`, which have to live as long.
+        count: how many they are.
         share: of all rows, above 0.
     """
 
     selector: "faiss.IDSelector"
     bits: NDArray[np.uint8]
+    count: int
     share: float
 
     @classmethod
@@ -41,7 +43,8 @@ class Allowed:
         """The rows of a mask."""
         bits = np.packbits(allowed_N, bitorder="little")
         selector = faiss.IDSelectorBitmap(len(allowed_N), faiss.swig_ptr(bits))
-        return cls(selector, bits, max(1, int(np.count_nonzero(allowed_N))) / len(allowed_N))
+        count = int(np.count_nonzero(allowed_N))
+        return cls(selector, bits, count, max(1, count) / len(allowed_N))
 
 
 class Index(ABC):
@@ -79,13 +82,14 @@ class Index(ABC):
     ) -> list[NDArray[np.int64]]:
         """Per query the rows with the highest inner product among the allowed ones, best first.
 
-        Fewer than `num_rows` come back where fewer are allowed; then all of those do, of an exact index.
+        Fewer than `num_rows` come back where fewer are allowed; then all of those do.
         """
         query_QP = np.ascontiguousarray(query_QP, np.float32)
-        num_rows = min(num_rows, len(self))
         allowed = None if allowed_N is None else Allowed.by(allowed_N)
-        row_QK = self._nearest(query_QP, num_rows, allowed)
-        return [rows[rows >= 0] for rows in row_QK]
+        num_rows = min(num_rows, len(self) if allowed is None else allowed.count)
+        if not num_rows:
+            return [np.zeros(0, np.int64)] * len(query_QP)
+        return list(self._nearest(query_QP, num_rows, allowed))
 
     def vectors(self, start: int = 0, stop: int | None = None) -> Floats:
         """The vectors of these rows, `[N, P]` float32: a copy."""
@@ -100,7 +104,7 @@ class Index(ABC):
 
     @abstractmethod
     def _nearest(self, query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
-        """`[Q, num_rows]`, -1 where there are no more."""
+        """`[Q, num_rows]`, `num_rows` is at most what is allowed."""
 
 
 class FlatIndex(Index):
@@ -165,7 +169,15 @@ class CellIndex(Index):
         super().save(path)
 
     def _nearest(self, query_QP: Floats, num_rows: int, allowed: Allowed | None) -> NDArray[np.int64]:
-        cells = min(self._index.nlist, int(np.ceil(self._effort / (allowed.share if allowed else 1))))
+        cells = min(int(self._index.nlist), int(np.ceil(self._effort / (allowed.share if allowed else 1))))
+        row_QK = self._probe(query_QP, num_rows, allowed, cells)
+        # What is allowed may lie in cells far from the query: of a category, or behind many pages.
+        while cells < self._index.nlist and (short_Q := (row_QK < 0).any(axis=1)).any():
+            cells = min(int(self._index.nlist), 4 * cells)
+            row_QK[short_Q] = self._probe(query_QP[short_Q], num_rows, allowed, cells)
+        return row_QK
+
+    def _probe(self, query_QP: Floats, num_rows: int, allowed: Allowed | None, cells: int) -> NDArray[np.int64]:
         parameters = faiss.SearchParametersIVF(sel=allowed and allowed.selector, nprobe=cells)  # type: ignore[call-arg]
         return np.asarray(self._index.search(query_QP, num_rows, params=parameters)[1])
 
@@ -218,7 +230,11 @@ class GraphIndex(Index):
         parameters = faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
             sel=allowed and allowed.selector, efSearch=view
         )
-        return np.asarray(self._index.search(query_QP, num_rows, params=parameters)[1])
+        row_QK = np.asarray(self._index.search(query_QP, num_rows, params=parameters)[1])
+        short_Q = (row_QK < 0).any(axis=1)
+        if short_Q.any():  # what is allowed lies where the walk does not come
+            row_QK[short_Q] = _exact(self._index.storage, query_QP[short_Q], num_rows, allowed)
+        return row_QK
 
 
 def load_index(path: Path) -> Index:

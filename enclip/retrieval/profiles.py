@@ -158,10 +158,10 @@ class _Label:
     """One attribute of N products as codes, -1 for none."""
 
     def __init__(self, value_N: Strings) -> None:
-        names, code_N = np.unique(value_N.astype(str), return_inverse=True)
-        none = len(names) > 0 and names[0] == ""  # sorts first
-        self.names = [str(name) for name in names[1 if none else 0 :]]
-        self.code_N = code_N.astype(np.int64) - (1 if none else 0)
+        # Not by NumPy, whose strings are all as long as the longest.
+        self.names = sorted(set(value_N) - {""})
+        code_of = {name: code for code, name in enumerate(self.names)}
+        self.code_N = np.fromiter((code_of.get(value, -1) for value in value_N), np.int64, len(value_N))
 
     def by_cluster(self, row_M: Rows, cluster_M: Rows) -> dict[int, dict[str, int]]:
         """Cluster → value → products, the commonest first; products without a value are left out."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, Event, Lock, to_thread
 
 from enclip.serving.follow import OpenRelease
 
+NUM_THREADS = 2  # so that a release that is compared does not hold back the one that is served
 MAX_TEXTS = 64  # a pass: more of them would only make the first wait for the last
 
 
@@ -14,6 +16,7 @@ MAX_TEXTS = 64  # a pass: more of them would only make the first wait for the la
 class _Pass:
     texts: set[str] = field(default_factory=set)
     over: Event = field(default_factory=Event)
+    learnt: bool = False
 
 
 class TextPasses:
@@ -28,8 +31,8 @@ class TextPasses:
     def __init__(self, observe: Callable[[int], None]) -> None:
         self._observe = observe
         self._collecting: dict[OpenRelease, _Pass] = {}
-        self._turn = Lock()
-        self._thread = CapacityLimiter(1)
+        self._turns: WeakKeyDictionary[OpenRelease, Lock] = WeakKeyDictionary()  # one pass of a release at a time
+        self._threads = CapacityLimiter(NUM_THREADS)
         self._num_waiting = 0
 
     @property
@@ -48,19 +51,20 @@ class TextPasses:
             self._num_waiting -= 1
 
     async def _learn(self, release: OpenRelease, texts: Sequence[str]) -> None:
-        joined = self._collecting.get(release)
-        if joined is not None and len(joined.texts) + len(texts) <= MAX_TEXTS:
+        while (joined := self._collecting.get(release)) and len(joined.texts) + len(texts) <= MAX_TEXTS:
             joined.texts.update(texts)
             await joined.over.wait()
-            return
+            if joined.learnt:
+                return
         own = self._collecting[release] = _Pass(set(texts))
         try:
-            async with self._turn:
+            async with self._turns.setdefault(release, Lock()):
                 self._close(release, own)
                 self._observe(len(own.texts))
-                await to_thread.run_sync(release.learn_texts, sorted(own.texts), limiter=self._thread)
+                await to_thread.run_sync(release.learn_texts, sorted(own.texts), limiter=self._threads)
+                own.learnt = True
         finally:
-            # Those who joined go on, also where this request has given up: a search encodes what is not known.
+            # Where this request has given up, or its tower has failed, those who joined make a pass without it.
             self._close(release, own)
             own.over.set()
 

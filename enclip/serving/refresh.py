@@ -11,7 +11,7 @@ from enclip.errors import EnclipError
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 5.0  # changes seldom come alone
-EVERY_S = 60.0
+EVERY_S = 600.0  # each builds a whole release; a shop may change prices all day
 FIRST_RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
 
 

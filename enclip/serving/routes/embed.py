@@ -1,14 +1,15 @@
 """Texts and pictures → embeddings, for programs that compare them themselves."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter
 
+from enclip.records import Floats
 from enclip.retrieval import fusion
-from enclip.serving.bulk_schemas import EmbedAnswer, EmbedInput, EmbedRequest
+from enclip.serving.bulk_schemas import EmbedAnswer, EmbedRequest
 from enclip.serving.desk import Desk
-from enclip.serving.follow import OpenRelease
 from enclip.serving.problems import blaming
 from enclip.serving.routes.search import ms_since
 
@@ -22,11 +23,17 @@ def embed_routes(desk: Desk) -> APIRouter:
         served = desk.served()
         members = served.release.manifest.members
         started = time.perf_counter()
+        # All words in one turn; each picture has one of its own, since a small file may be a picture of 25 MP.
+        words = [given.text for given in request.inputs if given.text is not None]
+        blocks = await desk.search(partial(served.release.encode_texts, words)) if words else []
+        of_words = iter(rows_of(blocks))
         embeddings = []
-        # Each has a turn of its own, as in a batch: a small file may be a picture of 25 MP.
         for place, given in enumerate(request.inputs):
+            if given.image is None:
+                embeddings.append(next(of_words))
+                continue
             with blaming("inputs", place):
-                embeddings.append(await desk.search(partial(embedding_of, served.release, given)))
+                embeddings += rows_of(await desk.search(partial(served.release.encode_picture, given.image)))
         return EmbedAnswer(
             release=served.version,
             took_ms=ms_since(started),
@@ -38,12 +45,7 @@ def embed_routes(desk: Desk) -> APIRouter:
     return router
 
 
-def embedding_of(release: OpenRelease, given: EmbedInput) -> list[float]:
-    """ΣD_k numbers: the members' embeddings side by side, each of unit norm, as a search makes them.
-
-    Raises:
-        QueryError: the picture cannot be read.
-    """
-    blocks = release.encode_picture(given.image) if given.image else release.encode_texts([given.text or ""])
-    embedding: list[float] = fusion.concatenate(blocks)[0].tolist()
-    return embedding
+def rows_of(blocks: Sequence[Floats]) -> list[list[float]]:
+    """Per input ΣD_k numbers: the members' embeddings side by side, each of unit norm, as a search makes them."""
+    embeddings: list[list[float]] = fusion.concatenate(blocks).tolist() if blocks else []
+    return embeddings

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from enclip.errors import ReleaseError
 from enclip.retrieval.clusters import Clusters
@@ -150,3 +152,27 @@ def test_a_cell_without_products_is_passed_over(vectors, queries):
     refreshed = Clusters(nearest.assignment_N[~first], nearest.centroid_CP)
     index = CellIndex.build(vectors[~first], refreshed, effort=CELLS)
     assert recall(index, vectors[~first], queries) == 1
+
+
+@pytest.fixture(scope="module")
+def indexes(vectors: np.ndarray, clusters: Clusters) -> dict[str, Index]:
+    """One of each kind, with as little effort as there is."""
+    return {
+        "exact": FlatIndex.build(vectors),
+        "cells": CellIndex.build(vectors, clusters, effort=1),
+        "graph": GraphIndex.build(vectors, effort=4),
+    }
+
+
+@pytest.mark.parametrize("kind", ["exact", "cells", "graph"])
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1), num_rows=st.integers(1, 400), far=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_as_many_come_back_as_are_allowed(indexes, vectors, clusters, queries, kind, seed, share, num_rows, far):
+    """A category is a few clusters, and these may be far from what is asked for."""
+    allowed, query = np.random.default_rng(seed).random(len(vectors)) < share, queries[:2]
+    if far:
+        allowed = np.isin(clusters.assignment_N, [seed % CELLS, (seed + 1) % CELLS])
+        query = -vectors[allowed].mean(axis=0, keepdims=True)
+    for rows in indexes[kind].search(query, num_rows=num_rows, allowed_N=allowed):
+        assert len(rows) == len(set(rows.tolist())) == min(num_rows, allowed.sum())
+        assert allowed[rows].all()
