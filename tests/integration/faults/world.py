@@ -42,6 +42,8 @@ CHILDREN.set_forkserver_preload(
         "mlflow.store.tracking.sqlalchemy_store",
         "mlflow.store.model_registry.sqlalchemy_store",
         "alembic.command",
+        "sklearn.cluster",
+        "sklearn.manifold",
     ]
 )
 
