@@ -62,7 +62,10 @@ async function show({ push = false } = {}) {
 }
 
 async function loadReleases(signal) {
-  const found = await fetchJson("v1/releases", { signal });
+  const found = await fetchJson("v1/releases", { signal }).catch((error) => {
+    if (error.missing) error.message = "Comparing is turned off in this service.";
+    throw error;
+  });
   releases = found.releases;
   for (const side of SIDES) {
     $(side).replaceChildren(...releases.map((release) => new Option(described(release), release.version)));
