@@ -17,7 +17,11 @@ from enclip.errors import ConfigError
 
 PathFromEnv = Annotated[Path, NoDecode]
 # Field → what kind of number it takes.
-NUMBERS = {"search_wait_s": "of seconds, such as 5", "shadow_share": "from 0 to 1, such as 0.1"}
+NUMBERS = {
+    "search_wait_s": "of seconds, such as 5",
+    "shadow_share": "from 0 to 1, such as 0.1",
+    "compared_releases": "from 0 to 16, such as 2",
+}
 
 
 class Settings(BaseSettings):
@@ -109,6 +113,13 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Share of searches that the service asks the challenger too, after it has answered; 0: none.",
+    )
+    compared_releases: int = Field(
+        2,
+        alias="ENCLIP_COMPARED_RELEASES",
+        ge=0,
+        le=16,
+        description="Releases that the service keeps in memory to compare with the served one; 0: it compares none.",
     )
 
     @field_validator("query_log")

@@ -79,7 +79,7 @@ def ingest(
     Raises:
         CatalogError: the source has no usable table, another ingest holds the catalog for too long, or more
             than 20% would vanish; then what came in stays in, and nothing is withdrawn.
-        StoreError: a blob or the S3 source cannot be reached.
+        StoreError: a blob or the S3 source cannot be reached, or the database went away meanwhile.
     """
     wanted = frozenset(category.casefold() for category in categories)
     with ingest_lock(store.engine, wait_s=wait_s), closing(_Ids()) as ids:

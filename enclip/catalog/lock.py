@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from enclip.errors import CatalogBusy, CatalogError, StoreError
+from enclip.errors import CatalogBusy, StoreError
 
 logger = logging.getLogger(__name__)
 # Any fixed number: names ENCLIP's ingest among the advisory locks of a shared Postgres.
@@ -26,7 +26,7 @@ def ingest_lock(engine: Engine, *, wait_s: float = LONGEST_WAIT_S) -> Iterator[N
 
     Raises:
         CatalogBusy: another ingest held it for `wait_s` seconds.
-        CatalogError: it was lost to a restart of the database.
+        StoreError: it was lost to a restart of the database.
     """
     if engine.dialect.name == "postgresql":
         with engine.connect() as connection:
@@ -39,7 +39,7 @@ def ingest_lock(engine: Engine, *, wait_s: float = LONGEST_WAIT_S) -> Iterator[N
             finally:
                 was_held = _let_go(connection)
             if not was_held:
-                raise CatalogError(
+                raise StoreError(
                     "The database went away during the ingest; another one may have run beside it since.",
                     remedy="Run it again: what came in stays in.",
                 )

@@ -45,6 +45,7 @@ class SingleProducts:
             CatalogError: what no row of a source may be, such as a product without name and articleType.
             ImageError: the picture cannot be read, or there is none.
             CatalogBusy: an ingest has held the catalog for `wait_s` seconds.
+            StoreError: a store does not answer, or the database went away meanwhile.
         """
         named = {**cells, "id": product_id}
         row = to_row(1, named, {name: name for name in named})

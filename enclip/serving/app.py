@@ -1,9 +1,10 @@
 """The service: its routes, around one release that answers."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
-from anyio import to_thread
+from anyio import create_task_group, to_thread
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from opentelemetry.sdk.trace import TracerProvider
@@ -83,14 +84,11 @@ def create_app(
         if shadow:
             shadow.start()
         yield
-        if shadow:
-            await to_thread.run_sync(shadow.stop)
-        await to_thread.run_sync(refresher.stop)
-        await to_thread.run_sync(follower.stop)
-        if query_log:
-            await to_thread.run_sync(query_log.stop)
-        if traces:
-            await to_thread.run_sync(stop_tracing, traces)
+        await _all_at_once([follower.stop, refresher.stop, *([shadow.stop] if shadow else [])])
+        # After what may still write to them.
+        await _all_at_once(
+            [*([query_log.stop] if query_log else []), *([partial(stop_tracing, traces)] if traces else [])]
+        )
 
     app = FastAPI(
         title="ENCLIP search",
@@ -116,12 +114,19 @@ def create_app(
     app.include_router(catalog_routes(desk, picture))
     if catalog is not None:
         app.include_router(product_routes(Shelf(catalog, follower, refresher)))
-    if releases:
+    if releases is not None:
         app.include_router(compare_routes(desk, releases))
         metrics.watch_compared(lambda: len(releases.versions))
-    if releases and judgements:
+    if releases is not None and judgements is not None:
         app.include_router(judgement_routes(desk, releases, judgements))
     app.include_router(health_routes(follower, metrics, refresher))
     app.include_router(page_routes())
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
     return app
+
+
+async def _all_at_once(stops: Sequence[Callable[[], None]]) -> None:
+    """Each waits some seconds for what hangs; one after the other they would outlast who stops a container."""
+    async with create_task_group() as group:
+        for stop in stops:
+            group.start_soon(to_thread.run_sync, stop)

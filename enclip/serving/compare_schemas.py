@@ -152,12 +152,12 @@ class JudgementRequest(BaseModel):
     def _printable(cls, text: str | None) -> str | None:
         return None if text is None else cleaned(text)
 
-    @field_validator("like")
+    @field_validator("like", "product_id")
     @classmethod
-    def _an_id(cls, like: str | None) -> str | None:
-        if like is not None and not like.isprintable():
+    def _an_id(cls, product_id: str | None) -> str | None:
+        if product_id is not None and not product_id.isprintable():
             raise ValueError("this is not the id of a product")
-        return like
+        return product_id
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:

@@ -275,10 +275,11 @@ class Follower:
             thread.start()
 
     def stop(self, *, timeout_s: float = 5.0) -> None:
-        """End the threads; what is served stays."""
+        """End the threads; what is served stays. One that hangs is left after `timeout_s`, whatever their number."""
         self._stopping.set()
+        end = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, end - time.monotonic()))
         self._threads = ()
 
     def check_withdrawn(self) -> bool:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from fastapi import HTTPException
 
 from enclip.errors import EnclipError
 from enclip.serving.follow import OpenRelease, Served
+from enclip.serving.memory import give_back_memory
 
 if TYPE_CHECKING:
     from enclip.registry import Registry
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NUM_REMEMBERED = 2  # each may take as much memory as the served one
-OPEN_WAIT_S = 20.0
+MAX_WAITING = 32
+OPEN_WAIT_S = 4.0  # a comparison waits for two; whoever asks waits for 10 s, and then asks again
 IDLE_S = 900.0
+GIVE_BACK_S = 5.0  # after which no request holds the release that was forgotten
 LIST_AGE_S = 2.0
 RETRY_S = 30.0
 
@@ -71,9 +74,13 @@ class Releases:
     Args:
         known: every release that exists, newest first; may raise EnclipError, runs in a thread.
         load: opens a version; slow, runs in a thread.
+        held: what others have in memory beside the served release; it is not opened a second time.
         num_remembered: releases kept in memory beside the served one.
         wait_s: seconds that a request waits for a release to be opened, or for the list, before it gets 503.
+        max_waiting: requests that may wait for a release to be opened before new ones get 429.
         idle_s: seconds after which a release that nobody asks for leaves the memory.
+        give_back: returns memory to the system, when a release has gone; runs in a thread.
+        give_back_s: how long after.
         clock: monotonic time in seconds.
     """
 
@@ -82,22 +89,31 @@ class Releases:
         *,
         known: Callable[[], Sequence[ListedRelease]],
         load: Callable[[int], OpenRelease],
+        held: Callable[[], Served | None] = lambda: None,
         num_remembered: int = NUM_REMEMBERED,
         wait_s: float = OPEN_WAIT_S,
+        max_waiting: int = MAX_WAITING,
         idle_s: float = IDLE_S,
+        give_back: Callable[[], None] = give_back_memory,
+        give_back_s: float = GIVE_BACK_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._known = known
         self._load = load
+        self._held = held
         self._num_remembered = num_remembered
         self._wait_s = wait_s
+        self._max_waiting = max_waiting
         self._idle_s = idle_s
+        self._give_back = give_back
+        self._give_back_s = give_back_s
         self._clock = clock
         self._looking = Lock()  # one at a time: a registry that hangs holds one thread, not all
         self._listed: tuple[float, tuple[ListedRelease, ...]] | None = None
         self._remembered: dict[int, _Remembered] = {}
         self._failed: dict[int, tuple[float, str]] = {}
         self._opening: asyncio.Future[None] | None = None
+        self._num_waiting = 0
         self._sweep: asyncio.TimerHandle | None = None
 
     @property
@@ -141,12 +157,15 @@ class Releases:
             beside: what is served.
 
         Raises:
-            HTTPException: there is no such release (404), it cannot be opened (409), or is not open yet (503).
+            HTTPException: there is no such release (404), it cannot be opened (409), is not open yet (503), or too many
+                wait for one (429).
         """
         version = await self.resolve(name)
-        if version == beside.version:
-            self._remembered.pop(version, None)  # promoted since it was opened
-            return beside
+        for held in (beside, self._held()):
+            if held is not None and held.version == version:
+                if self._remembered.pop(version, None):  # promoted since it was opened
+                    self._give_back_later()
+                return held if held is beside else replace(held, withdrawn=beside.withdrawn)
         found = await self._opened(version)
         return Served(found.release, beside.withdrawn, found.since)
 
@@ -154,9 +173,15 @@ class Releases:
         until = self._clock() + self._wait_s
         while version not in self._remembered:
             self._refuse_broken(version)
+            if self._num_waiting >= self._max_waiting:
+                raise HTTPException(429, "Too many wait for a release to be opened.", headers={"Retry-After": "5"})
             opening = self._opening or self._start(version)
-            # Opening goes on though this request is given up: the next one finds it open.
-            await asyncio.wait([opening], timeout=max(0.0, until - self._clock()))
+            self._num_waiting += 1
+            try:
+                # Opening goes on though this request is given up: the next one finds it open.
+                await asyncio.wait([opening], timeout=max(0.0, until - self._clock()))
+            finally:
+                self._num_waiting -= 1
             if not opening.done():
                 raise HTTPException(503, f"Release {version} is still being opened.", headers={"Retry-After": "5"})
         found = self._remembered.pop(version)
@@ -210,6 +235,7 @@ class Releases:
         assert self._opening is not None
         self._opening.set_result(None)
         self._opening = None
+        self._give_back_later()  # of what had to make room, and of what opening took
 
     def _sweep_later(self) -> None:
         if self._sweep is None and self._remembered:
@@ -220,10 +246,18 @@ class Releases:
     def _forget_idle(self) -> None:
         self._sweep = None
         now = self._clock()
-        for version in [v for v, found in self._remembered.items() if now - found.used_at >= self._idle_s]:
+        idle = [version for version, found in self._remembered.items() if now - found.used_at >= self._idle_s]
+        for version in idle:
             del self._remembered[version]
             logger.info("Release %d is not compared any more.", version)
+        if idle:
+            self._give_back_later()
         self._sweep_later()
+
+    def _give_back_later(self) -> None:
+        timer = threading.Timer(self._give_back_s, self._give_back)
+        timer.daemon = True
+        timer.start()
 
 
 def _figure(text: str) -> float | None:

@@ -61,7 +61,7 @@ def platform_app(platform: "Platform", *, refresh: Callable[[], None] | None = N
     """
     # These load torch and FAISS, which read their number of threads then.
     from enclip.catalog.images import image_key
-    from enclip.pipeline.open_release import open_release, open_to_serve
+    from enclip.pipeline.open_release import open_to_serve
     from enclip.pipeline.products import SingleProducts
     from enclip.registry import CHALLENGER, CHAMPION
     from enclip.serving.app import create_app
@@ -87,16 +87,24 @@ def platform_app(platform: "Platform", *, refresh: Callable[[], None] | None = N
         return None if named == aliases.get(CHAMPION) else named
 
     share = platform.settings.shadow_share
+    in_shadow = Follower(
+        current=challenger,
+        load=lambda version: open_to_serve(platform, version),
+        withdrawn=frozenset,  # a comparison takes the champion's
+        purpose="is in the shadow",
+        optional=True,
+    )
     shadow = Shadow(
-        Follower(
-            current=challenger,
-            load=lambda version: open_to_serve(platform, version),
-            withdrawn=frozenset,  # a comparison takes the champion's
-            purpose="is in the shadow",
-            optional=True,
-        ),
+        in_shadow,
         share=share,
         keep=lambda champion, other, more: add_shadow(database, champion=champion, challenger=other, more=more),
+    )
+    num_compared = platform.settings.compared_releases
+    releases = Releases(
+        known=lambda: list_releases(registry),
+        load=lambda version: open_to_serve(platform, version),
+        held=lambda: in_shadow.served,
+        num_remembered=num_compared,
     )
     return create_app(
         follower,
@@ -105,7 +113,7 @@ def platform_app(platform: "Platform", *, refresh: Callable[[], None] | None = N
         refresher=Refresher(refresh),
         keys=ApiKeys.parse(platform.settings.api_keys),
         write_keys=ApiKeys.parse(platform.settings.write_keys, "ENCLIP_WRITE_KEYS"),
-        releases=Releases(known=lambda: list_releases(registry), load=lambda version: open_release(platform, version)),
+        releases=releases if num_compared else None,
         judgements=database,
         shadow=shadow if share else None,
         max_wait_s=platform.settings.search_wait_s,

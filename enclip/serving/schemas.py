@@ -283,7 +283,7 @@ class Readiness(BaseModel):
     num_withdrawn: int
     problem: str
     checked_s_ago: float | None
-    refresh_problem: str = Field("", description="Why Airflow's refresh_index could not be started after a change.")
+    refresh_problem: str = Field("", description="Whether Airflow's refresh_index could not be started after a change.")
 
 
 def hits_of(ranking: Ranking, product_of: dict[str, Product]) -> list[SearchHit]:

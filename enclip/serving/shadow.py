@@ -108,13 +108,14 @@ class Shadow:
         self._thread.start()
 
     def stop(self, *, timeout_s: float = 5.0) -> None:
-        """End the comparison under way, keep what was seen, and end the threads."""
+        """End the comparison under way, keep what was seen, and end the threads; all within `timeout_s`."""
         self._stopping = True
+        end = time.monotonic() + timeout_s
         with suppress(queue.Full):  # it looks up after each of them
             self._waiting.put_nowait(None)
         if self._thread is not None:
             self._thread.join(timeout_s)
-        self._challenger.stop()
+        self._challenger.stop(timeout_s=max(0.0, end - time.monotonic()))
 
     async def offer(self, served: Served, request: SearchRequest) -> None:
         """A search that has been answered. Never waits and never raises; on the event loop, for it takes no time."""

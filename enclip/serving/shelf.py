@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from enclip.catalog.store import Entry
 
 MAX_WAITING = 64
+NUM_WITHDRAWING = 4
 MAX_WAIT_S = 8.0
 
 Answer = TypeVar("Answer")
@@ -45,7 +46,7 @@ class Shelf:
         catalog: where they are.
         follower: what answers searches; it learns of what is withdrawn at once.
         refresher: learns of what an index lacks.
-        max_waiting: changes that may wait for their turn before new ones get 429.
+        max_waiting: changes, and withdrawals, that may wait for their turn before new ones get 429.
         max_wait_s: seconds that a change may wait for its turn before it gets 503.
     """
 
@@ -63,6 +64,7 @@ class Shelf:
         self._refresher = refresher
         self._turn = anyio.Semaphore(1)  # the catalog has one writer at a time; here nobody waits by polling for it
         self._thread = anyio.CapacityLimiter(1)
+        self._withdrawing = anyio.CapacityLimiter(NUM_WITHDRAWING)  # a database that hangs holds no other threads
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
 
@@ -96,7 +98,9 @@ class Shelf:
             return None if changed is None else self._change(product_id, changed=changed)
 
         # Not behind changes that wait for an ingest to end: what is gone must be gone at once.
-        return await to_thread.run_sync(work)
+        if self._withdrawing.statistics().tasks_waiting >= self._max_waiting:
+            raise self._too_many()
+        return await to_thread.run_sync(work, limiter=self._withdrawing)
 
     def _change(self, product_id: str, *, changed: bool) -> ProductChange:
         served = self._follower.served
@@ -113,7 +117,7 @@ class Shelf:
 
     async def _in_turn(self, work: Callable[[], Answer]) -> Answer:
         if not self._turn.value and self._turn.statistics().tasks_waiting >= self._max_waiting:
-            raise HTTPException(429, "Too many changes are waiting.", headers={"Retry-After": "2"})
+            raise self._too_many()
         try:
             with anyio.fail_after(self._max_wait_s):
                 await self._turn.acquire()
@@ -124,6 +128,10 @@ class Shelf:
             return await to_thread.run_sync(work, limiter=self._thread)
         finally:
             self._turn.release()
+
+    @staticmethod
+    def _too_many() -> HTTPException:
+        return HTTPException(429, "Too many changes are waiting.", headers={"Retry-After": "2"})
 
 
 def _state_of(entry: "Entry", follower: Follower) -> ProductState:

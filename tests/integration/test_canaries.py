@@ -294,6 +294,20 @@ def wait_until(url: str, condition: Callable[[dict[str, Any]], bool]) -> dict[st
         time.sleep(0.05)
 
 
+def test_it_is_not_compared_either(service: str) -> None:
+    wait_until(service, lambda state: state["release"] == GOOD)
+    damaged = VERSIONS["another tokenizer"]
+
+    def compared() -> httpx.Response:
+        return httpx.post(f"{service}/v1/compare", json={"text": "red shirt", "right": damaged}, timeout=30)
+
+    deadline = time.monotonic() + 30
+    while (answer := compared()).status_code == 503:  # it is being opened
+        assert time.monotonic() < deadline
+    assert answer.status_code == 409, answer.text
+    assert f"Release {damaged} cannot be opened: Its canary queries by words" in answer.json()["detail"]
+
+
 def test_the_service_serves_the_old_one_on_and_says_why(
     platform: Platform, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:

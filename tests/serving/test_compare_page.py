@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from enclip.judgements import Standing, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys
-from tests.serving.service_world import ReleaseMaker, Service, World, forget_judgements
+from tests.serving.service_world import ReleaseMaker, Service, SlowWorld, World, forget_judgements
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -249,6 +249,23 @@ def test_one_release_alone_says_so(open_page, release: OpenRelease, start_servic
         "Release 3 is the only one. The next retraining or refreshed index makes another."
     )
     expect(page.locator("#verdict")).to_be_hidden()
+
+
+def test_comparing_that_is_off_says_so(open_page, world: World, start_service, screenshots: Path) -> None:
+    page = open_page(url=start_service(world, releases=None).url, expect_errors=True)
+    expect(page.locator("#notice-text")).to_have_text("Comparing is turned off in this service.")
+    expect(page.locator("#verdict")).to_be_hidden()
+    page.screenshot(path=screenshots / "compare-off.png")
+
+
+def test_a_release_that_is_being_opened_is_waited_for(open_page, world: World, start_service) -> None:
+    slow = SlowWorld(alias=3, releases=world.releases, other_aliases=world.other_aliases)
+    service = start_service(slow, releases=slow.comparable(wait_s=0.5))
+    page = open_page("/compare?q=bag", url=service.url, expect_errors=True)
+    expect(page.locator("#notice-text")).to_have_text("Release 4 is still being opened.")
+    slow.let.set()
+    expect(page.locator("#right-results .face")).to_have_count(K, timeout=15_000)
+    expect(page.locator("#notice")).to_be_hidden()
 
 
 def test_an_unknown_release_in_a_link_is_said(open_page) -> None:

@@ -6,17 +6,19 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
+from enclip.client import SearchClient
 from enclip.errors import ReleaseError, StoreError
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.compare_schemas import CompareAnswer, ComparedSide, compared
+from enclip.serving.follow import Served
 from enclip.serving.releases import ListedRelease
 from enclip.serving.schemas import SearchHit
-from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused
+from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, SlowWorld, World, check_refused
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +230,11 @@ def test_a_service_without_a_release_compares_nothing(start_service: Callable[..
 def test_a_registry_that_hangs_keeps_nobody_waiting_for_ever(
     release: OpenRelease, start_service: Callable[..., Service]
 ) -> None:
-    let = threading.Event()
+    asked, let = threading.Event(), threading.Event()
 
     class Hanging(World):
         def read_releases(self) -> list[ListedRelease]:
+            asked.set()
             let.wait(30)
             return super().read_releases()
 
@@ -240,27 +243,14 @@ def test_a_registry_that_hangs_keeps_nobody_waiting_for_ever(
     with service.client() as client, ThreadPoolExecutor(1) as thread:
         first = thread.submit(client.get, "/v1/releases")
         try:
-            deadline = time.monotonic() + 10
-            while (answer := client.get("/v1/releases")).status_code != 503:
-                assert time.monotonic() < deadline
+            assert asked.wait(10)
+            answer = client.get("/v1/releases")
+            assert answer.status_code == 503
             assert answer.json()["detail"] == "The registry does not answer."
             assert client.post("/v1/search", json={"text": "bag"}).status_code == 200
         finally:
             let.set()
         assert first.result().json()["served"] == 3
-
-
-class SlowWorld(World):
-    """Releases other than the served one open only once they are let."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.let = threading.Event()
-
-    def load(self, version: int) -> OpenRelease:
-        found: OpenRelease = super().load(version)
-        assert version == self.alias or self.let.wait(30)
-        return found
 
 
 def test_a_release_that_is_being_opened_blocks_no_search(
@@ -289,6 +279,42 @@ def test_a_release_that_is_being_opened_blocks_no_search(
             assert time.monotonic() < deadline
         assert answer.json()["right"]["release"] == 4
         assert world.num_loads == 2  # the champion and release 4, once for all who asked
+
+
+def test_the_client_asks_again_until_a_release_is_open(
+    release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service]
+) -> None:
+    world = SlowWorld(alias=3, releases={3: release, 4: make_release(4, seed=4)})
+    service = start_service(world, releases=world.comparable(wait_s=0.5))
+    waits: list[float] = []
+
+    def come_back(seconds: float) -> None:
+        waits.append(seconds)
+        world.let.set()
+
+    with SearchClient(service.url, sleep=come_back) as asked:
+        assert asked.compare("bag", right=4).right.release == 4
+    assert waits and set(waits) == {5}
+
+
+def test_whoever_comes_while_too_many_wait_for_a_release_is_sent_back(
+    release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service]
+) -> None:
+    world = SlowWorld(alias=3, releases={3: release, 4: make_release(4, seed=4)})
+    service = start_service(world, releases=world.comparable(wait_s=20, max_waiting=3))
+    with service.client() as client, ThreadPoolExecutor(5) as threads:
+        asked = [threads.submit(client.post, "/v1/compare", json={"text": "bag", "right": 4}) for _ in range(5)]
+        try:
+            deadline = time.monotonic() + 10
+            while sum(future.done() for future in asked) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            world.let.set()
+        answers = sorted((future.result() for future in asked), key=lambda answer: answer.status_code)
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    assert answers[-1].headers["retry-after"] == "5"
+    assert answers[-1].json()["detail"] == "Too many wait for a release to be opened."
 
 
 def test_what_is_withdrawn_while_a_release_is_opened_is_not_shown(
@@ -357,6 +383,56 @@ def test_a_promoted_release_is_not_held_twice(
         answer = client.post("/v1/compare", json={"text": "bag", "left": 3, "right": 4}).json()
         assert (answer["left"]["release"], answer["right"]["release"]) == (3, 4)
         assert figure(client, "enclip_compared_releases") == 1  # release 3 alone
+
+
+def test_a_release_that_the_shadow_holds_is_not_opened_again(
+    release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service]
+) -> None:
+    challenger = make_release(4, seed=4)
+    gone = frozenset(challenger.search(text="bag", k=3).product_ids)
+    world = World(alias=3, releases={3: release, 4: None}, withdrawn=gone)
+    held = Served(challenger, frozenset(), datetime.now(UTC))  # the shadow's follower knows of nothing withdrawn
+    service = start_service(world, releases=world.comparable(held=lambda: held))
+    with service.client() as client:
+        answer = client.post("/v1/compare", json={"text": "bag", "right": 4, "k": 20}).json()
+        assert answer["right"]["release"] == 4
+        shown = [found["product_id"] for found in answer["right"]["results"]]
+        assert shown == list(challenger.search(text="bag", k=20, withdrawn=gone).product_ids)
+        assert (world.num_loads, figure(client, "enclip_compared_releases")) == (1, 0)
+
+
+def test_when_a_release_is_forgotten_its_memory_is_given_back_beside_the_searches(
+    release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service]
+) -> None:
+    world = World(alias=3, releases={3: release, 4: make_release(4, seed=4)})
+    releases_then: list[int] = []
+    let = threading.Event()
+
+    def give_back() -> None:
+        releases_then.append(len(releases.versions))
+        let.wait(20)
+
+    releases = world.comparable(idle_s=2.0, give_back=give_back, give_back_s=0.2)
+    with start_service(world, releases=releases).client() as client:
+        client.post("/v1/compare", json={"text": "bag", "right": 4}).raise_for_status()
+        deadline = time.monotonic() + 20
+        while releases_then[-1:] != [0]:
+            assert time.monotonic() < deadline
+            assert client.post("/v1/search", json={"text": "bag"}, timeout=5).status_code == 200
+        let.set()
+    assert releases_then == [1, 0]  # after it was opened, and after it was let go
+
+
+def test_comparing_can_be_off(world: World, start_service: Callable[..., Service]) -> None:
+    with start_service(world, releases=None).client() as client:
+        assert client.post("/v1/search", json={"text": "bag"}).status_code == 200
+        for answer in (
+            client.get("/v1/releases"),
+            client.post("/v1/compare", json={"text": "bag"}),
+            client.get("/v1/judgements/summary"),
+        ):
+            assert answer.status_code == 404
+        assert not [path for path in client.get("/openapi.json").json()["paths"] if "compare" in path]
 
 
 def test_the_description_s_examples_work(client: httpx.Client) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from enclip.errors import ReleaseError, StoreError
 from enclip.pipeline.open_release import OpenRelease
+from enclip.serving.refresh import Refresher
+from enclip.serving.shadow import Shadow
 from tests.serving.service_world import NUM_PRODUCTS, ReleaseMaker, Service, World
 
 
@@ -308,3 +310,26 @@ def test_a_stop_finishes_what_is_in_flight(halves, start_service: Callable[..., 
     assert not broken, broken
     assert set(done) == {200}
     assert took_s < 10
+
+
+def test_a_stop_waits_for_all_that_hangs_at_once(release: OpenRelease, start_service: Callable[..., Service]) -> None:
+    """One after the other would be 25 s, beyond what a container gets."""
+    hangs, ended = threading.Event(), threading.Event()
+
+    class Hanging(World):
+        def _fail(self, part: str) -> None:
+            assert not hangs.is_set() or ended.wait(60)
+
+    world, beside = (Hanging(alias=3, releases={3: release}) for _ in range(2))
+    refresher = Refresher(lambda: ended.wait(60) and None, settle_s=0)
+    shadow = Shadow(beside.follower(poll_s=0.05), share=1, keep=lambda *_: None)
+    service = start_service(world, refresher=refresher, shadow=shadow)
+    hangs.set()
+    refresher.ask()
+    time.sleep(0.5)
+    started = time.monotonic()
+    try:
+        service.stop()
+        assert 4 < time.monotonic() - started < 9
+    finally:
+        ended.set()

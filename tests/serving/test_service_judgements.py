@@ -1,12 +1,15 @@
 """Judgements over HTTP: stored, the last word counts, one clear answer to what cannot be judged."""
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from sqlalchemy import Engine
 
-from enclip.judgements import ResultRow, Standing, judged_results, standings
+from enclip.judgements import JudgedQuery, ResultRow, Standing, judge, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving import compare_schemas
 from enclip.serving.schemas import MAX_PRODUCT_ID
@@ -145,6 +148,7 @@ def test_what_was_said_is_told_to_who_said_it_and_can_be_taken_back(
         ({"like": "x" * 201, "left": 2, "right": 3, "verdict": "same"}, "like", "200"),
         ({"like": "a\x00b", "left": 2, "right": 3, "verdict": "same"}, "like", "not the id of a product"),
         ({**WORDS, "release": 3, "product_id": "x" * 201, "verdict": "bad"}, "product_id", "200"),
+        ({**WORDS, "release": 3, "product_id": "a\x00b", "verdict": "none"}, "product_id", "not the id of a product"),
         ({**WORDS, "left": 2, "right": 3, "verdict": "same", "by": "x" * 101}, "by", "100"),
         ({**WORDS, "left": 2, "right": 3, "verdict": "same", "stars": 5}, "stars", "not permitted"),
     ],
@@ -172,6 +176,43 @@ def test_what_is_not_there_cannot_be_judged(
     assert answer.status_code == status, answer.text
     assert says in answer.json()["detail"]
     assert not standings(engine) and not judged_results(engine)
+
+
+def test_what_was_said_of_a_product_that_has_gone_can_be_taken_back(
+    start_service: Callable[..., Service], engine: Engine
+) -> None:
+    world = World(alias=None, releases={3: None})  # no release answers, and this one cannot be opened
+    judge(engine, JudgedQuery(**WORDS), "gone", is_good=True, release=3)
+    with start_service(world).client() as client:
+        body = {**WORDS, "release": 3, "product_id": "gone"}
+        assert client.post("/v1/judgements", json={**body, "verdict": "good"}).status_code == 503
+        assert judged_results(engine)
+        answer = client.post("/v1/judgements", json={**body, "verdict": "none"})
+        assert (answer.status_code, answer.json()["release"], answer.json()["verdict"]) == (200, 3, "none")
+        assert client.post("/v1/judgements", json={**body, "release": 9, "verdict": "none"}).status_code == 404
+    assert not judged_results(engine)
+
+
+def test_a_database_that_hangs_keeps_judgements_waiting_and_nothing_else(client: httpx.Client, engine: Engine) -> None:
+    num_judges = 48  # more than there are threads for all routes together
+    held = sqlite3.connect(str(engine.url.database), isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(num_judges) as threads:
+        body = {**WORDS, "left": 2, "right": 3, "verdict": "same"}
+        asked = [
+            threads.submit(client.post, "/v1/judgements", json={**body, "by": str(number)})
+            for number in range(num_judges)
+        ]
+        try:
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                assert client.get("/metrics", timeout=5).status_code == 200
+            assert not any(future.done() for future in asked)
+        finally:
+            held.rollback()
+            held.close()
+        assert {future.result().status_code for future in asked} == {200}
+    assert [found.ties for found in standings(engine)] == [num_judges]
 
 
 def test_a_page_of_another_site_cannot_judge(client: httpx.Client, engine: Engine) -> None:

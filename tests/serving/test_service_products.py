@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from enclip.pipeline.platform import Platform, open_platform
 from enclip.pipeline.products import SingleProducts
 from enclip.serving.access import ApiKeys
 from enclip.serving.refresh import Refresher
+from enclip.serving.shelf import MAX_WAITING, NUM_WITHDRAWING
 from tests.serving.service_world import DrawnShop, Service, World, check_refused
 
 SEARCH, WRITE = "search-key-0123456789", "write-key-0123456789"
@@ -277,12 +280,47 @@ def test_writes_at_once_all_succeed_and_searches_go_on(place: Place, shop: Drawn
     assert {f"many-{number}" for number in range(12)} <= ids
 
 
-def test_an_airflow_that_is_away_fails_no_write_and_shows(place: Place, shop: DrawnShop) -> None:
-    place.airflow.refusal = StoreError("Airflow is away.")
+def test_withdrawals_that_hang_keep_nothing_else_waiting_and_are_not_piled_up(
+    platform: Platform, release: OpenRelease, start_service: Callable[..., Service]
+) -> None:
+    let = threading.Event()
+
+    class Hanging(SingleProducts):
+        def withdraw(self, product_id: str) -> bool | None:
+            let.wait(30)
+            return super().withdraw(product_id)
+
+    num_taken = NUM_WITHDRAWING + MAX_WAITING
+    service = start_service(
+        World(alias=3, releases={3: release}),
+        catalog=Hanging(platform),
+        write_keys=ApiKeys.parse(SecretStr(WRITE)),
+    )
+    with service.client() as client, ThreadPoolExecutor(num_taken + 2) as threads:
+        asked = [threads.submit(client.delete, "/v1/products/nobody", headers=MAY_WRITE) for _ in range(num_taken + 2)]
+        try:
+            deadline = time.monotonic() + 10
+            while sum(future.done() for future in asked) < 2:
+                assert time.monotonic() < deadline
+                assert client.get("/metrics", timeout=5).status_code == 200
+        finally:
+            let.set()
+        answers = [future.result() for future in asked]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert [answer.headers["retry-after"] for answer in refused] == ["2", "2"]
+    assert [answer.status_code for answer in answers].count(404) == num_taken
+
+
+def test_an_airflow_that_is_away_fails_no_write_and_shows(
+    place: Place, shop: DrawnShop, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.airflow.refusal = StoreError("Airflow at airflow:8080 is away.")
     try:
         assert place.put("new-4", {**SHIRT, "image": jpeg(shop)}).json()["refresh"] == "scheduled"
         state = place.service.wait_until(lambda state: bool(state["refresh_problem"]))
-        assert state["ready"] and "Airflow is away" in state["refresh_problem"]
+        assert state["ready"]
+        assert state["refresh_problem"] == "refresh_index could not be started; the service's log says why."
+        assert "refresh_index could not be started: Airflow at airflow:8080 is away." in caplog.text
         metrics = place.client.get("/metrics").text
         assert "enclip_refresh_problem 1.0" in metrics
     finally:

@@ -23,7 +23,7 @@ from enclip.config import Settings
 from enclip.errors import ConfigError
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.platform import Platform, open_platform
-from enclip.serving.run import THREAD_VARIABLES, bind
+from enclip.serving.run import THREAD_VARIABLES, bind, platform_app
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +87,14 @@ def replica(platform: Platform, home: Path) -> Iterator[str]:
 @pytest.fixture
 def url(server: tuple[subprocess.Popen[bytes], str]) -> str:
     return server[1]
+
+
+@pytest.mark.parametrize(("number", "compares"), [("0", False), ("1", True)])
+def test_comparing_is_on_where_a_release_may_be_kept_for_it(tmp_path: Path, number: str, compares: bool) -> None:
+    opened = open_platform(Settings(ENCLIP_HOME=tmp_path, ENCLIP_COMPARED_RELEASES=number))
+    paths = platform_app(opened).openapi()["paths"]
+    assert "/v1/search" in paths
+    assert ("/v1/compare" in paths, "/v1/judgements" in paths) == (compares, compares)
 
 
 def test_it_serves_the_champion_with_pictures_from_the_store(url: str, platform: Platform) -> None:

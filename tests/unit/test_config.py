@@ -59,6 +59,14 @@ def test_a_share_that_is_none_names_its_variable(value: str, monkeypatch: pytest
     assert "from 0 to 1" in caught.value.remedy
 
 
+@pytest.mark.parametrize("value", ["two", "", "-1", "17", "1.5"])
+def test_a_number_of_releases_that_is_none_names_its_variable(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCLIP_COMPARED_RELEASES", value)
+    with pytest.raises(ConfigError, match="ENCLIP_COMPARED_RELEASES is ") as caught:
+        Settings()
+    assert "from 0 to 16" in caught.value.remedy
+
+
 def test_keys_are_read_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCLIP_API_KEYS", "a-key-0123456789")
     settings = Settings()

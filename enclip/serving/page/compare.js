@@ -18,6 +18,7 @@ let releases = [];
 let answer = null;
 let running = null;
 let pause = 0;
+let numKept = 0;
 
 function readAddress() {
   const params = new URLSearchParams(location.search);
@@ -62,7 +63,10 @@ async function show({ push = false } = {}) {
 }
 
 async function loadReleases(signal) {
-  const found = await fetchJson("v1/releases", { signal });
+  const found = await fetchJson("v1/releases", { signal }).catch((error) => {
+    if (error.missing) error.message = "Comparing is turned off in this service.";
+    throw error;
+  });
   releases = found.releases;
   for (const side of SIDES) {
     $(side).replaceChildren(...releases.map((release) => new Option(described(release), release.version)));
@@ -215,9 +219,10 @@ function judgeResult(productId, side, verdict) {
 
 /** What this judge said of this query before. */
 async function loadOpinions() {
-  const shown = answer;
+  const [shown, kept] = [answer, numKept];
   const { judgements } = await fetchJson(`v1/judgements?${new URLSearchParams({ ...query(), by: judge() })}`);
   if (answer !== shown) return;
+  if (numKept !== kept) return loadOpinions(); // it may have been asked before the last judgement was stored
   const [left, right] = [answer.left.release, answer.right.release];
   const swapped = { better: "worse", worse: "better", same: "same" };
   opinions.clear();
@@ -235,6 +240,7 @@ async function keep(what, pressed, judged) {
   try {
     await postJson("v1/judgements", { ...query(), ...judged, verdict, by: judge() });
     opinions.set(what, verdict);
+    numKept += 1;
     showOpinions();
     await showStanding();
     $("notice").hidden = true;

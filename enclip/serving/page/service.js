@@ -2,7 +2,8 @@ import { keyHeaders } from "./key.js";
 
 /**
  * What the service answers, with the key of this tab.
- * Throws an Error with the service's own words; `passing` where it is back soon, `locked` where it asks for a key.
+ * Throws an Error with the service's own words; `passing` where it is back soon, `locked` where it asks for a key,
+ * `missing` where there is no such thing.
  */
 export async function fetchJson(path, options = {}) {
   let response;
@@ -17,6 +18,7 @@ export async function fetchJson(path, options = {}) {
   throw Object.assign(new Error(body.detail || `The service answered ${response.status}.`), {
     passing: response.status === 503 || response.status === 429,
     locked: response.status === 401,
+    missing: response.status === 404,
   });
 }
 

@@ -11,6 +11,9 @@ from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.refresh import Refresher
 from enclip.serving.schemas import Readiness
 
+# The reason names Airflow's address; this route asks for no key.
+NOT_STARTED = "refresh_index could not be started; the service's log says why."
+
 
 def health_routes(follower: Follower, metrics: ServiceMetrics, refresher: Refresher) -> APIRouter:
     """`/health/live`, `/health/ready` and `/metrics`."""
@@ -52,5 +55,5 @@ def _readiness(follower: Follower, refresher: Refresher) -> Readiness:
         num_withdrawn=len(served.withdrawn) if served else 0,
         problem=state.problem,
         checked_s_ago=round(time.time() - state.checked_at, 1) if state.checked_at else None,
-        refresh_problem=refresher.state.problem,
+        refresh_problem=NOT_STARTED if refresher.state.problem else "",
     )

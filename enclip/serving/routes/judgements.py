@@ -5,7 +5,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, HTTPException, Query
 from sqlalchemy import Engine
 
@@ -27,11 +27,13 @@ from enclip.serving.routes.compare import NO_SUCH
 from enclip.serving.schemas import MAX_PRODUCT_ID, MAX_TEXT
 
 MAX_STANDINGS = 100
+NUM_STORING = 2
 
 
 def judgement_routes(desk: Desk, releases: Releases, engine: Engine) -> APIRouter:
     """`/v1/judgements`."""
     router = APIRouter(prefix="/v1")
+    storing = CapacityLimiter(NUM_STORING)  # a database that hangs holds no other threads
 
     @router.post("/judgements", summary="Say which answer is better, or whether a result is good", responses=NO_SUCH)
     async def judge(request: JudgementRequest) -> JudgementAnswer:
@@ -62,22 +64,23 @@ def judgement_routes(desk: Desk, releases: Releases, engine: Engine) -> APIRoute
         else:
             winner = {"better": left, "worse": right}.get(request.verdict)
             store = partial(judgements.prefer, engine, query, between=between, winner=winner, by=request.by)
-        await to_thread.run_sync(store)
+        await to_thread.run_sync(store, limiter=storing)
         return {"left": left, "right": right}
 
     async def _judge_result(request: JudgementRequest, query: JudgedQuery) -> dict[str, Any]:
         assert request.release and request.product_id, "the request has been checked"
+        if request.verdict == "none":  # may have gone since: neither the release nor the product is looked at
+            version = await releases.resolve(request.release)
+            take_back = partial(judgements.take_back_result, engine, query, request.product_id, by=request.by)
+            await to_thread.run_sync(take_back, limiter=storing)
+            return {"release": version, "product_id": request.product_id}
         served = await releases.served(request.release, beside=desk.served())
         for product_id in (request.product_id, request.like):
             if product_id is not None and served.product(product_id) is None:
                 raise HTTPException(404, f"Release {served.version} has no product {product_id!r}.")
-        if request.verdict == "none":
-            store = partial(judgements.take_back_result, engine, query, request.product_id, by=request.by)
-        else:
-            is_good = request.verdict == "good"
-            store = partial(judgements.judge, engine, query, request.product_id, is_good=is_good, by=request.by)
-            store = partial(store, release=served.version)
-        await to_thread.run_sync(store)
+        is_good = request.verdict == "good"
+        store = partial(judgements.judge, engine, query, request.product_id, is_good=is_good, by=request.by)
+        await to_thread.run_sync(partial(store, release=served.version), limiter=storing)
         return {"release": served.version, "product_id": request.product_id}
 
     return router

@@ -11,8 +11,11 @@ from enclip.serving.shelf import Shelf
 
 ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: described("There never was such a product.")}
-BUSY: dict[int | str, dict[str, Any]] = {
+TOO_MANY: dict[int | str, dict[str, Any]] = {
     429: described("Too many changes wait already; ask again after Retry-After seconds."),
+}
+BUSY: dict[int | str, dict[str, Any]] = {
+    **TOO_MANY,
     503: described("An ingest holds the catalog, or the store does not answer; nothing was changed."),
 }
 
@@ -32,7 +35,11 @@ def product_routes(shelf: Shelf) -> APIRouter:
     async def put(product_id: ProductId, product: ProductRequest) -> ProductChange:
         return await shelf.put(product_id, product)
 
-    @router.delete("/{product_id:path}", responses=UNKNOWN, summary="Take a product out of every release's results")
+    @router.delete(
+        "/{product_id:path}",
+        responses={**UNKNOWN, **TOO_MANY},
+        summary="Take a product out of every release's results",
+    )
     async def withdraw(product_id: ProductId) -> ProductChange:
         changed = await shelf.withdraw(product_id)
         if changed is None:

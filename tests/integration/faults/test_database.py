@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from enclip import ledger
-from enclip.errors import CatalogError, StoreError
+from enclip.errors import StoreError
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.promote_run import promote_run
 from enclip.registry import Registry
@@ -132,7 +132,7 @@ def test_an_ingest_in_the_middle_of_which_postgres_restarts_ends_as_if_it_never_
             restarted.append(True)
             postgres.restart()
 
-    with pytest.raises(CatalogError, match=r"went away.*Run it again"):
+    with pytest.raises(StoreError, match=r"went away.*Run it again"):
         ingest_source(platform, catalog, on_progress=restart)
 
     report = ingest_source(platform, catalog)

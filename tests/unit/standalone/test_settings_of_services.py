@@ -30,6 +30,7 @@ def test_a_child_process_reads_the_very_same_settings(tmp_path: Path, monkeypatc
         ENCLIP_QUERY_LOG=str(tmp_path / "queries.jsonl"),
         ENCLIP_LOG_FORMAT="json",
         ENCLIP_SHADOW_SHARE=0.25,
+        ENCLIP_COMPARED_RELEASES=3,
     )
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
