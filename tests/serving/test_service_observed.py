@@ -98,7 +98,8 @@ def test_a_trace_shows_where_a_search_spent_its_time(watched: Watched) -> None:
     assert sorted((span.name, parent(span)) for span in spans) == [
         ("POST /v1/search", CALLER),
         ("encode picture", "search"),
-        ("encode texts", "search"),
+        ("encode texts", "search"),  # found again: encoded on the way to its turn
+        ("encode texts", "wait for turn"),
         ("search", "POST /v1/search"),
         ("search index", "search"),
         ("wait for turn", "POST /v1/search"),
@@ -215,7 +216,7 @@ def test_each_search_is_a_line_of_the_query_log(watched: Watched) -> None:
         "like": None,
         "without": "red",
         "weights": {"text": 2.0, "image": 1.0, "like": 1.0},
-        "filters": {"category": [], "gender": ["Men", "Women"], "colour": []},
+        "filters": {"category": [], "gender": ["Men", "Women"], "colour": [], "price_min": None, "price_max": None},
         "k": 12,
         "offset": 1,
         "spread": False,
