@@ -37,10 +37,9 @@ from _defaults import (
 from _release import release_tasks
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_current_context, task
 
-from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
+from enclip.recipes import SHADOW_FIELDS, GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
 
 BASES = ["tiny", "champion", "ViT-B-32:laion2b_s34b_b79k", "hf-hub:Marqo/marqo-fashionSigLIP", "local-dir:/weights"]
-SHADOW = ("min_shadow_queries", "min_shadow_overlap", "max_shadow_ratio")
 
 PARAMS = {
     "categories": Param(
@@ -83,7 +82,7 @@ PARAMS = {
         description="Above 1, torchrun starts that many on this machine, one a GPU.",
     ),
     "require_approval": belief(GatePolicy, "require_approval"),
-    **{name: belief(GatePolicy, name) for name in SHADOW},
+    **{name: belief(GatePolicy, name) for name in SHADOW_FIELDS},
 }
 
 
@@ -109,7 +108,7 @@ def recipe_of(params: dict[str, Any]) -> RetrainRecipe:
         gate=GatePolicy.named(
             params["strictness"],
             require_approval=params["require_approval"],
-            **{name: params[name] for name in SHADOW},
+            **{name: params[name] for name in SHADOW_FIELDS},
         ),
     )
 

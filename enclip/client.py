@@ -20,12 +20,20 @@ from pydantic import BaseModel, ValidationError
 
 from enclip.errors import ConfigError, EnclipError, first_line
 from enclip.serving.bulk_schemas import BatchAnswer, EmbedAnswer
+from enclip.serving.cluster_schemas import (
+    DEFAULT_CLUSTERS,
+    MAX_POINTS,
+    ClusterAnswer,
+    ClustersAnswer,
+    MapAnswer,
+)
 from enclip.serving.compare_schemas import (
     CompareAnswer,
     JudgementAnswer,
     JudgementRequest,
     JudgementsAnswer,
     ReleasesAnswer,
+    SaidAnswer,
 )
 from enclip.serving.explain_schemas import ExplainAnswer
 from enclip.serving.product_schemas import ProductChange, ProductRequest, ProductState
@@ -47,12 +55,15 @@ from enclip.serving.schemas import (
 __all__ = [
     "BatchAnswer",
     "CatalogAnswer",
+    "ClusterAnswer",
+    "ClustersAnswer",
     "CompareAnswer",
     "EmbedAnswer",
     "ExplainAnswer",
     "JudgementAnswer",
     "JudgementRequest",
     "JudgementsAnswer",
+    "MapAnswer",
     "PriceRange",
     "ProductCard",
     "ProductChange",
@@ -61,6 +72,7 @@ __all__ = [
     "Readiness",
     "ReleaseChanged",
     "ReleasesAnswer",
+    "SaidAnswer",
     "SearchAnswer",
     "SearchClient",
     "SearchFilters",
@@ -212,6 +224,23 @@ class SearchClient:
     def judgements(self) -> JudgementsAnswer:
         """How much was judged, and how the releases stand by it."""
         return self._ask(JudgementsAnswer, "GET", "v1/judgements/summary")
+
+    def said(self, *, text: str = "", like: str = "", by: str = "") -> SaidAnswer:
+        """What a judge, the one without a name by default, said of a query: of words, or of a product to be like."""
+        return self._ask(SaidAnswer, "GET", "v1/judgements", params={"text": text, "like": like, "by": by})
+
+    def clusters(self, *, k: int = DEFAULT_CLUSTERS, offset: int = 0) -> ClustersAnswer:
+        """The clusters that hold products, the largest first, from the one behind the first `offset` on."""
+        return self._ask(ClustersAnswer, "GET", "v1/clusters", params={"k": k, "offset": offset})
+
+    def cluster(self, cluster: int, *, k: int = DEFAULT_K, offset: int = 0, suspects: bool = False) -> ClusterAnswer:
+        """Products of a cluster, nearest to its centre first; or those alone that have a label to look at."""
+        params = {"k": k, "offset": offset, "suspects": suspects}
+        return self._ask(ClusterAnswer, "GET", f"v1/clusters/{cluster}", params=params)
+
+    def map(self, *, k: int = MAX_POINTS) -> MapAnswer:
+        """Where products lie on the map, an even sample of at most k. Of a release without one: ServiceError, 404."""
+        return self._ask(MapAnswer, "GET", "v1/map", params={"k": k})
 
     def embed(self, inputs: Sequence[str | bytes]) -> EmbedAnswer:
         """Embeddings of up to 64 texts (str) and pictures (bytes), and how to score them (`EmbedAnswer`)."""

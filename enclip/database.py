@@ -6,11 +6,14 @@ SQLite by default, Postgres by URL. The tables live where they are used: product
 """
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 
@@ -95,6 +98,27 @@ def read_only(engine: Engine) -> Iterator[Connection]:
     with engine.connect().execution_options(**{READS_ONLY: True}) as connection:
         yield connection
         connection.rollback()
+
+
+def put(
+    engine: Engine,
+    table: type[Base],
+    key: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    over: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a row, in one statement; one of the same key takes the values, or what `over` says in their place."""
+    insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+    changed = dict(values if over is None else over)
+    row = insert(table).values(**key, **values).on_conflict_do_update(index_elements=list(key), set_=changed)
+    with engine.begin() as connection:
+        connection.execute(row)
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A moment as it was stored: in UTC, which SQLite forgets."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _prepare_sqlite(engine: Engine) -> None:

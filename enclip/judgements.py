@@ -10,12 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Boolean, DateTime, Engine, Integer, String, Text, case, delete, distinct, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
-from enclip.database import Base, read_only
-
-MAX_JUDGE = 100
+from enclip.database import Base, in_utc, put, read_only
+from enclip.records import MAX_JUDGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +129,13 @@ def prefer(engine: Engine, query: JudgedQuery, *, between: tuple[int, int], winn
     older, newer = sorted(between)
     assert older != newer and winner in (None, older, newer)
     key = {"by": by, "query_key": query.key, "older_release": older, "newer_release": newer}
-    _put(engine, PreferenceRow, key, _said(query) | {"winner": winner})
+    put(engine, PreferenceRow, key, _said(query) | {"winner": winner})
 
 
 def judge(engine: Engine, query: JudgedQuery, product_id: str, *, is_good: bool, release: int, by: str = "") -> None:
     """Store whether a product, found by a release, is a good result of a query."""
     key = {"by": by, "query_key": query.key, "product_id": product_id}
-    _put(engine, ResultRow, key, _said(query) | {"is_good": is_good, "release": release})
+    put(engine, ResultRow, key, _said(query) | {"is_good": is_good, "release": release})
 
 
 def take_back_preference(engine: Engine, query: JudgedQuery, *, between: tuple[int, int], by: str = "") -> None:
@@ -197,7 +195,7 @@ def judged_results(engine: Engine) -> list[JudgedResult]:
             .where(ResultRow.text != "")
             .order_by(ResultRow.query_key, ResultRow.product_id, ResultRow.at, ResultRow.by)
         ).all()
-    spelled = {row.query_key: row.text for row in sorted(rows, key=lambda row: _utc(row.at))}
+    spelled = {row.query_key: row.text for row in sorted(rows, key=lambda row: in_utc(row.at))}
     groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for row in rows:
         groups[row.query_key, row.product_id].append(row)
@@ -207,7 +205,7 @@ def judged_results(engine: Engine) -> list[JudgedResult]:
             product_id=product_id,
             num_good=sum(row.is_good for row in judged),
             num_bad=sum(not row.is_good for row in judged),
-            last_at=_utc(judged[-1].at),
+            last_at=in_utc(judged[-1].at),
         )
         for (query_key, product_id), judged in groups.items()
     ]
@@ -237,20 +235,7 @@ def _said(query: JudgedQuery) -> dict[str, Any]:
     return {"text": query.text, "like_id": query.like, "at": datetime.now(UTC)}
 
 
-def _put(engine: Engine, table: type[Base], key: dict[str, Any], values: dict[str, Any]) -> None:
-    """One row, over one of the same key."""
-    upsert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    with engine.begin() as connection:
-        connection.execute(
-            upsert(table).values(**key, **values).on_conflict_do_update(index_elements=list(key), set_=values)
-        )
-
-
 def _drop(engine: Engine, table: type[Base], key: dict[str, Any]) -> None:
     """The row of a key, if there is one."""
     with engine.begin() as connection:
         connection.execute(delete(table).filter_by(**key))
-
-
-def _utc(value: datetime) -> datetime:
-    return value if value.tzinfo else value.replace(tzinfo=UTC)  # SQLite forgets the zone

@@ -4,10 +4,10 @@ MLflow keeps no history of an alias and offers no compare-and-set; these tables 
 alias is the truth, the ledger is its audit: a move made elsewhere is entered as `external`.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
@@ -26,10 +26,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
-from enclip.database import Base, read_only
+from enclip.database import Base, in_utc, put, read_only
 
 Action = Literal["promote", "rollback", "external"]
 State = Literal["pending", "done", "dropped"]
@@ -268,13 +268,7 @@ def best_promoted_since(engine: Engine, *, days: float, among: Collection[int] |
 def start_attempt(engine: Engine, *, run_id: str, snapshot: str) -> None:
     """A training of that snapshot begins, or begins again."""
     values = {"snapshot": snapshot, "started_at": _now(), "finished_at": None, "outcome": ""}
-    upsert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    with engine.begin() as connection:
-        connection.execute(
-            upsert(AttemptRow)
-            .values(run_id=run_id, **values)
-            .on_conflict_do_update(index_elements=[AttemptRow.run_id], set_=values)
-        )
+    put(engine, AttemptRow, {"run_id": run_id}, values)
 
 
 def finish_attempt(engine: Engine, *, run_id: str, outcome: str) -> None:
@@ -298,8 +292,8 @@ def last_attempt(engine: Engine) -> Attempt | None:
     if row is None:
         return None
     values = dict(row)
-    values["started_at"] = _utc(values["started_at"])
-    values["finished_at"] = _utc(values["finished_at"]) if values["finished_at"] else None
+    values["started_at"] = in_utc(values["started_at"])
+    values["finished_at"] = in_utc(values["finished_at"]) if values["finished_at"] else None
     return Attempt(**values)
 
 
@@ -307,13 +301,8 @@ def _next_sequence(connection: Connection) -> int:
     return 1 + (connection.execute(select(func.max(PromotionRow.sequence))).scalar_one() or 0)
 
 
-def _promotion(row: dict[str, object]) -> Promotion:
-    return Promotion.model_validate({**row, "at": _utc(row["at"])})
-
-
-def _utc(value: object) -> datetime:
-    assert isinstance(value, datetime)
-    return value if value.tzinfo else value.replace(tzinfo=UTC)  # SQLite forgets the zone
+def _promotion(row: Mapping[str, Any]) -> Promotion:
+    return Promotion.model_validate({**row, "at": in_utc(row["at"])})
 
 
 def _now() -> datetime:

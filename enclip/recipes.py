@@ -175,6 +175,10 @@ class GatePolicy(Recipe):
         return cls(**margins, require_approval=require_approval, **more)
 
 
+# What the gates ask of a challenger that has answered live queries; for forms and options.
+SHADOW_FIELDS = tuple(name for name in GatePolicy.model_fields if "_shadow_" in name)
+
+
 class RetrainRecipe(Recipe):
     """Everything a retraining believes."""
 

@@ -1,6 +1,6 @@
 """Frozen records and protocols that cross rooms. No logic beyond access; no heavy import."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ Floats = NDArray[np.float32]
 Strings = NDArray[np.object_]  # Python str; "" where the catalog has nothing
 Prices = NDArray[np.float64]  # NaN where the catalog has none
 MAX_PRICE = 1e12  # more is a mistake in the catalog, or in the question
+MAX_JUDGE = 100  # characters of the name of who judges
 
 TEXT_FIELDS = ("product_id", "name")
 ATTRIBUTES = (
@@ -193,6 +194,12 @@ class Ranking:
         """This ranking, and behind it what another one holds besides."""
         known = set(self.product_ids)
         return Ranking((*self.hits, *(hit for hit in deeper.hits if hit.product_id not in known)))
+
+
+def overlap(ours: Collection[str], theirs: Collection[str]) -> float:
+    """The share of the longer of two answers' products that both have, 0 to 1; 1 for two empty ones."""
+    longest = max(len(ours), len(theirs))
+    return len(set(ours) & set(theirs)) / longest if longest else 1.0
 
 
 @dataclass(frozen=True, slots=True)

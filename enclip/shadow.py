@@ -3,10 +3,9 @@
 from datetime import UTC, datetime
 
 from sqlalchemy import DateTime, Engine, Float, Integer, Table, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
-from enclip.database import Base, read_only
+from enclip.database import Base, put, read_only
 from enclip.records import ShadowTotals
 
 FIGURES = ("num_compared", "num_failed", "overlap", "champion_s", "challenger_s")
@@ -34,16 +33,14 @@ def add_shadow(engine: Engine, *, champion: int, challenger: int, more: ShadowTo
     assert isinstance(table, Table)
     now = datetime.now(UTC)
     values = {name: getattr(more, name) for name in FIGURES}
-    upsert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
     added = {name: table.c[name] + value for name, value in values.items()}
-    with engine.begin() as connection:
-        connection.execute(
-            upsert(ShadowRow)
-            .values(champion=champion, challenger=challenger, first_at=now, last_at=now, **values)
-            .on_conflict_do_update(
-                index_elements=[ShadowRow.champion, ShadowRow.challenger], set_={**added, "last_at": now}
-            )
-        )
+    put(
+        engine,
+        ShadowRow,
+        {"champion": champion, "challenger": challenger},
+        {"first_at": now, "last_at": now, **values},
+        over={**added, "last_at": now},
+    )
 
 
 def shadow_totals(engine: Engine, *, champion: int, challenger: int) -> ShadowTotals:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, RowMapping, Select, Table, bindparam,
 
 from enclip.catalog.groups import Key
 from enclip.catalog.tables import CONTENT, KEYS, LIVE, PICTURES, PRODUCTS, in_parts
-from enclip.database import read_only
+from enclip.database import in_utc, read_only
 from enclip.records import Product, Products, Split
 
 COLUMNS = tuple(PRODUCTS.c[name] for name in Products.column_names())
@@ -137,7 +137,7 @@ class CatalogStore:
             row = connection.execute(query.where(PRODUCTS.c.product_id == product_id)).mappings().first()
         if row is None:
             return None
-        written = max(_in_utc(moment) for moment in (row["updated_at"], row["withdrawn_at"]) if moment is not None)
+        written = max(in_utc(moment) for moment in (row["updated_at"], row["withdrawn_at"]) if moment is not None)
         return Entry(_product(row), withdrawn=row["withdrawn_at"] is not None, updated_at=written)
 
     def image_sha256(self, product_id: str) -> str | None:
@@ -273,10 +273,6 @@ class CatalogStore:
 def _product(row: RowMapping) -> Product:
     values: dict[str, Any] = {name: row[name] for name in Products.column_names()}
     return Product(**{**values, "split": Split(row["split"])})
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # SQLite forgets the zone
 
 
 def _stream(connection: Connection, query: Select[Any]) -> Iterator[RowMapping]:

@@ -8,10 +8,9 @@ import typer
 from pydantic import ValidationError
 
 from enclip.errors import ConfigError
-from enclip.recipes import GatePolicy, Recipe, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
+from enclip.recipes import SHADOW_FIELDS, GatePolicy, Recipe, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
 
 TRAIN_FIELDS = tuple(TrainRecipe.model_fields)
-SHADOW_FIELDS = ("min_shadow_queries", "min_shadow_overlap", "max_shadow_ratio")
 RELEASE_FIELDS = (
     "min_members",
     "max_members",

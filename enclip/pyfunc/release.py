@@ -2,7 +2,8 @@
 
     mlflow.pyfunc.load_model("models:/enclip@champion").predict(pandas.DataFrame({"text": ["navy blue shirt"]}))
 
-Each row is a query: `text`, `image` (base64) or both; optional `k`, `category`, `gender`, `colour`.
+Each row is a query: `text`, `image` (base64) or both; optional `k`, `category`, `gender`, `colour`, and prices
+from `price_min` to `price_max`.
 The answer has a row for each result: `query` (row number), `rank` (from 1), `product_id`, `score`, `name`.
 The members come from the registry that the release was loaded from.
 """
@@ -72,7 +73,13 @@ class ReleaseModel(PythonModel):
             text=asked.get("text"),
             image=image,
             weights=None,
-            filters=Filters(category=only("category"), gender=only("gender"), colour=only("colour")),
+            filters=Filters(
+                category=only("category"),
+                gender=only("gender"),
+                colour=only("colour"),
+                price_min=asked.get("price_min"),
+                price_max=asked.get("price_max"),
+            ),
             k=int(asked.get("k", DEFAULT_K)),
             withdrawn=frozenset(),
         )

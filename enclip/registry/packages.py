@@ -168,6 +168,7 @@ def _contract(kind: str) -> tuple[Any, Any]:
         return ModelSignature(Schema([text, image]), Schema([TensorSpec(np.dtype("float32"), (-1, -1))])), example
     inputs: list[ColSpec | TensorSpec] = [text, image, ColSpec(DataType.long, "k", required=False)]
     inputs += [ColSpec(DataType.string, name, required=False) for name in ("category", "gender", "colour")]
+    inputs += [ColSpec(DataType.double, name, required=False) for name in ("price_min", "price_max")]
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.long, "query"),
         ColSpec(DataType.long, "rank"),

@@ -1,13 +1,15 @@
 """What the service says of a release's clusters, and of the map they lie on."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, Field
 
-from enclip.retrieval.audit import Suspect
-from enclip.retrieval.profiles import Counts, Profile
 from enclip.serving.schemas import ProductCard
+
+if TYPE_CHECKING:  # the client reads these answers without FAISS
+    from enclip.retrieval.audit import Suspect
+    from enclip.retrieval.profiles import Counts, Profile
 
 MAX_CLUSTERS = 500
 DEFAULT_CLUSTERS = 100
@@ -40,7 +42,7 @@ class ClusterCard(BaseModel):
     pictures: list[ProductCard] = Field(description="Products nearest to its centre.")
 
     @classmethod
-    def of(cls, profile: Profile, pictures: Sequence[ProductCard], *, has_suspects: bool) -> Self:
+    def of(cls, profile: "Profile", pictures: Sequence[ProductCard], *, has_suspects: bool) -> Self:
         """The card of a profile."""
         return cls(
             cluster=profile.cluster,
@@ -80,7 +82,7 @@ class SuspectLabel(BaseModel):
     evidence: list[str] = Field(description="Ids of the nearest products with the proposed label.")
 
     @classmethod
-    def of(cls, suspect: Suspect, evidence: list[str]) -> Self:
+    def of(cls, suspect: "Suspect", evidence: list[str]) -> Self:
         """From the audit's finding, with what of its evidence may be shown."""
         return cls(
             attribute=suspect.attribute,
@@ -124,5 +126,5 @@ class MapAnswer(BaseModel):
     suspect: list[int] = Field(description="Places in the columns of products with a label to look at.")
 
 
-def _counts(counts: Counts) -> list[LabelCount]:
+def _counts(counts: "Counts") -> list[LabelCount]:
     return [LabelCount(value=value, num_products=count) for value, count in counts]

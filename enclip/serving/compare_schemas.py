@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from enclip.records import MAX_JUDGE, overlap
 from enclip.serving.schemas import MAX_PRODUCT_ID, MAX_TEXT, SearchHit, SearchRequest
-
-MAX_JUDGE = 100
 
 Change = Literal["same", "up", "down", "entered", "left"]
 Verdict = Literal["better", "same", "worse", "good", "bad", "none"]
@@ -92,10 +91,9 @@ class CompareAnswer(BaseModel):
     @classmethod
     def of(cls, left: ComparedSide, right: ComparedSide) -> Self:
         """The answer, counted from its sides."""
-        shared = {hit.product_id for hit in left.results} & {hit.product_id for hit in right.results}
-        longest = max(len(left.results), len(right.results))
-        overlap = len(shared) / longest if longest else 1.0
-        return cls(left=left, right=right, num_shared=len(shared), overlap=round(overlap, 4))
+        lefts, rights = ([hit.product_id for hit in side.results] for side in (left, right))
+        num_shared = len(set(lefts) & set(rights))
+        return cls(left=left, right=right, num_shared=num_shared, overlap=round(overlap(lefts, rights), 4))
 
 
 def compared(

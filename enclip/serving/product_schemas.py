@@ -5,11 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from enclip.catalog.columns import MAX_CELL
 from enclip.serving.schemas import Base64Image, Price
 
-MAX_CHARS = 2000
-
-Text = Annotated[str, Field(max_length=MAX_CHARS)]
+Text = Annotated[str, Field(max_length=MAX_CELL)]
 
 
 class ProductRequest(BaseModel):

@@ -64,6 +64,7 @@ Base64Image = Annotated[
     BeforeValidator(_decode_base64),
     WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
+ProductId = Annotated[str, Field(max_length=MAX_PRODUCT_ID)]
 FilterValue = Annotated[str, Field(min_length=1, max_length=100)]
 FilterValues = Annotated[
     tuple[FilterValue, ...],

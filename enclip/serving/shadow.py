@@ -18,7 +18,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from enclip.errors import EnclipError
-from enclip.records import Ranking, ShadowTotals
+from enclip.records import Ranking, ShadowTotals, overlap
 from enclip.serving.follow import Follower, Served
 from enclip.serving.schemas import SearchRequest
 
@@ -162,11 +162,11 @@ class Shadow:
         if theirs is None:
             self._add(pair, ShadowTotals(num_failed=1))
             return "failed"
-        overlap = overlap_of(ours[0], theirs[0])
-        self._overlap.labels(str(pair[1])).observe(overlap)
+        shared = overlap(ours[0].product_ids, theirs[0].product_ids)
+        self._overlap.labels(str(pair[1])).observe(shared)
         for who, seconds in (("champion", ours[1]), ("challenger", theirs[1])):
             self._seconds.labels(str(pair[1]), who).observe(seconds)
-        self._add(pair, ShadowTotals(1, 0, overlap, champion_s=ours[1], challenger_s=theirs[1]))
+        self._add(pair, ShadowTotals(1, 0, shared, champion_s=ours[1], challenger_s=theirs[1]))
         return "compared"
 
     def _asked(self, served: Served, request: SearchRequest) -> tuple[Ranking, float] | None:
@@ -196,9 +196,3 @@ class Shadow:
                 return
             del self._unkept[pair]
             self._problem = ""
-
-
-def overlap_of(ours: Ranking, theirs: Ranking) -> float:
-    """The share of the longer answer that both have, 0 to 1; 1 for two empty ones."""
-    longer = max(len(ours.hits), len(theirs.hits))
-    return len(set(ours.product_ids) & set(theirs.product_ids)) / longer if longer else 1.0

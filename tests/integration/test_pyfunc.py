@@ -83,6 +83,7 @@ def products(catalog: Path) -> Products:
                 gender=row["gender"],
                 sub_category=row["subCategory"],
                 article_type=row["articleType"],
+                price=float(row["price"]),
             )
             for row in rows
         ]
@@ -143,13 +144,17 @@ def test_a_release_answers_a_search_as_the_service_does(
 
     model = mlflow.pyfunc.load_model("models:/enclip@champion")
     first = products.product_id[0]
+    price_of = dict(zip(products.product_id, products.price.tolist(), strict=True))
+    low, high = np.quantile(list(price_of.values()), (0.25, 0.75))
     found = model.predict(
         pd.DataFrame(
             {
-                "text": ["navy shirt", None, "navy shirt"],
-                "image": [None, base64.b64encode(picture(catalog, first)).decode(), None],
-                "k": [3, 3, 3],
-                "category": [None, None, products.sub_category[0]],
+                "text": ["navy shirt", None, "navy shirt", "navy shirt", "navy shirt"],
+                "image": [None, base64.b64encode(picture(catalog, first)).decode(), None, None, None],
+                "k": [3, 3, 3, NUM_PRODUCTS, NUM_PRODUCTS],
+                "category": [None, None, products.sub_category[0], None, None],
+                "price_min": [None, None, None, low, None],
+                "price_max": [None, None, None, high, low],
             }
         )
     )
@@ -161,6 +166,10 @@ def test_a_release_answers_a_search_as_the_service_does(
     category_of = dict(zip(products.product_id, products.sub_category, strict=True))
     filtered = found[found["query"] == 2]["product_id"]
     assert {category_of[product_id] for product_id in filtered} == {products.sub_category[0]}
+    for query, passes in ((3, lambda price: low <= price <= high), (4, lambda price: price <= low)):
+        within = {product_id for product_id, price in price_of.items() if passes(price)}
+        assert set(found[found["query"] == query]["product_id"]) == within
+        assert 0 < len(within) < NUM_PRODUCTS
     assert len(model.predict(pd.DataFrame({"text": ["shirt"]}))) == 10
 
     with pytest.raises(QueryError, match="needs words, a picture or a product"):

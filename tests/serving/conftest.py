@@ -16,13 +16,17 @@ import pytest
 import torch
 from sqlalchemy import Engine
 
+from bench.served import register_release
 from enclip.catalog.drawn import draw_catalog
 from enclip.catalog.images import decode, fit_square
+from enclip.config import Settings
 from enclip.database import open_database
 from enclip.models.bases import load_base
 from enclip.models.clip import ClipEncoder
 from enclip.models.soup import estimate_batch_norm
+from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.open_release import OpenRelease
+from enclip.pipeline.platform import Platform, open_platform
 from enclip.records import Product, Products
 from enclip.release import ClusterSettings, Manifest, Member
 from enclip.retrieval.searcher import Searcher
@@ -166,6 +170,23 @@ def service(shared_service: Service, release: OpenRelease) -> Service:
 def client(service: Service) -> Iterator[httpx.Client]:
     with service.client() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def platform(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    """Sixty drawn products, and releases 1 and 2 over one half of them each; the champion is release 1."""
+    opened = open_platform(Settings(ENCLIP_HOME=home))
+    source = draw_catalog(tmp_path_factory.mktemp("drawn"), num_products=60, seed=3)
+    assert ingest_source(opened, str(source)).accepted == 60
+    for half in (0, 1):
+        assert register_release(opened, tmp_path_factory.mktemp("release"), seed=half, half=half) == half + 1
+    opened.registry.set_alias("champion", 1)
+    return opened
 
 
 @pytest.fixture(scope="session")

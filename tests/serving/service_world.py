@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +12,10 @@ from sqlalchemy import Engine, delete
 
 from enclip.errors import StoreError
 from enclip.judgements import PreferenceRow, ResultRow
+from enclip.pipeline.audit import findings
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Products
+from enclip.retrieval.atlas import Atlas
 from enclip.serving.follow import Follower
 from enclip.serving.releases import ListedRelease, Releases
 
@@ -36,6 +38,12 @@ class DrawnShop:
         if sha256 not in self.pictures:
             raise StoreError(f"No picture {sha256}.")
         return self.pictures[sha256]
+
+
+def mapped(release: OpenRelease) -> OpenRelease:
+    """The release as the pipeline would have built it: with a map, and with suspects."""
+    atlas = Atlas.fit(release.searcher.vectors())
+    return replace(release, atlas=atlas, suspects=findings(release.searcher)[1])
 
 
 @dataclass

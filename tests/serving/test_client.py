@@ -26,7 +26,7 @@ from enclip.client import (
 from enclip.database import open_database
 from enclip.errors import ConfigError
 from enclip.pipeline.open_release import OpenRelease
-from tests.serving.service_world import NUM_PRODUCTS, DrawnShop, ReleaseMaker, Service, World
+from tests.serving.service_world import NUM_PRODUCTS, DrawnShop, ReleaseMaker, Service, World, mapped
 
 
 @pytest.fixture
@@ -292,6 +292,29 @@ def test_the_readme_s_examples_work(
     assert len(capsys.readouterr().out.splitlines()) == 5 + NUM_PRODUCTS // 20
 
 
+def test_clusters_and_the_map_are_those_of_the_service(
+    make_release: ReleaseMaker, start_service: Callable[..., Service]
+) -> None:
+    release = mapped(make_release(3))
+    service = start_service(World(alias=3, releases={3: release}))
+    with SearchClient(service.url) as client, service.client() as http:
+        found = client.clusters()
+        assert found.model_dump(mode="json") == http.get("/v1/clusters").json()
+        assert client.clusters(k=1, offset=1).clusters == found.clusters[1:2]
+        largest = found.clusters[0]
+        page = client.cluster(largest.cluster, k=3, offset=2)
+        asked = http.get(f"/v1/clusters/{largest.cluster}", params={"k": 3, "offset": 2})
+        assert page.model_dump(mode="json") == asked.json()
+        marked = [client.cluster(one.cluster, k=100, suspects=True) for one in found.clusters]
+        assert [one.total for one in marked] == [one.num_suspects for one in found.clusters]
+        assert sum(one.total for one in marked) > 0
+        assert client.map().model_dump(mode="json") == http.get("/v1/map").json()
+        assert len(client.map(k=7).product_id) == 7
+        with pytest.raises(ServiceError, match="has no cluster 99") as gone:
+            client.cluster(99)
+    assert gone.value.status == 404
+
+
 def test_releases_are_compared_and_judged(
     release: OpenRelease, make_release: ReleaseMaker, start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
@@ -312,6 +335,11 @@ def test_releases_are_compared_and_judged(
         client.judge(
             JudgementRequest(text="navy blue shirt", release=3, product_id=hit.product_id, verdict="good", by="ann")
         )
+        (pair,) = client.said(text="Navy blue  shirt").judgements
+        assert (pair.left, pair.right, pair.verdict) == (3, 4, "worse")
+        (result,) = client.said(text="navy blue shirt", by="ann").judgements
+        assert (result.product_id, result.verdict) == (hit.product_id, "good")
+        assert client.said(like=hit.product_id, by="ann").judgements == []
         summary = client.judgements()
         assert [(found.release, found.against, found.wins) for found in summary.standings] == [(4, 3, 1)]
         assert (summary.num_queries, summary.num_good) == (1, 1)

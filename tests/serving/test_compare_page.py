@@ -6,10 +6,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from enclip.database import open_database
 from enclip.judgements import Standing, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys
@@ -180,6 +181,53 @@ def test_pressed_again_it_is_taken_back(open_page, engine: Engine) -> None:
         expect(button).to_have_attribute("aria-pressed", "false")
     expect(page.locator("#judged")).to_have_text("Nothing has been judged yet.")
     assert not standings(engine) and not judged_results(engine)
+
+
+def test_what_was_said_of_one_query_is_not_shown_of_the_next(open_page, engine: Engine) -> None:
+    page = open_page("/compare?q=bag")
+    left, right = (page.get_by_role("button", name=f"{side} better") for side in ("Left", "Right"))
+    left.click()
+    expect(left).to_have_attribute("aria-pressed", "true")
+    page.route(re.compile(r"/v1/judgements\?"), lambda route: None)  # what was said of the next one takes its time
+    page.locator("#text").fill("red bag")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("red bag")
+    expect(left).to_have_attribute("aria-pressed", "false")
+    writes: list[Route] = []
+    page.route(re.compile(r"/v1/judgements$"), lambda route: writes.append(route))
+    right.click()
+    page.locator("#text").fill("watch")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("watch")
+    with page.expect_response("**/v1/judgements/summary"):  # which is asked for once a judgement is stored
+        writes[0].continue_()
+    expect(page.locator("#judged")).to_have_text("Release 4 against 3 so far: 1 better, 0 same, 1 worse.")
+    expect(right).to_have_attribute("aria-pressed", "false")
+    page.unroute_all()
+    page.locator("#text").fill("red bag")
+    page.keyboard.press("Enter")
+    expect(right).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_database_that_does_not_answer_repeats_no_comparison(
+    open_page, world: World, start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    database = tmp_path / "judged" / "catalog.db"
+    engine = open_database(f"sqlite:///{database}")
+    service = start_service(world, judgements=engine)
+    engine.dispose()
+    for file in database.parent.iterdir():
+        file.write_bytes(b"this is no database " * 1000)
+    page = open_page("/", url=service.url, expect_errors=True)
+    compared: list[str] = []
+    page.on("request", lambda request: compared.append(request.url) if request.url.endswith("/compare") else None)
+    with page.expect_response("**/v1/judgements/summary") as answered:
+        page.goto(f"{service.url}/compare?q=bag")
+    assert answered.value.status == 503
+    expect(page.locator("#notice-text")).to_contain_text("does not answer")
+    page.wait_for_timeout(2500)  # longer than the page waits for a service that starts
+    assert [url for url in compared if url.endswith("/v1/compare")] == [f"{service.url}/v1/compare"]
+    expect(page.locator("#right-results .card")).to_have_count(K)
 
 
 def test_everything_by_keyboard(open_page, engine: Engine) -> None:

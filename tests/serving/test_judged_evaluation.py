@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.served import register_release
 from enclip.catalog.drawn import draw_catalog
 from enclip.catalog.snapshot import take_snapshot
 from enclip.cli import main
@@ -17,7 +18,6 @@ from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.serving.run import bind, make_server, platform_app
-from tests.serving.test_service_run import register_release
 
 pytestmark = pytest.mark.slow
 

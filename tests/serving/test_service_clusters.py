@@ -13,22 +13,14 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from pydantic import SecretStr
 
-from enclip.pipeline.audit import findings
 from enclip.pipeline.open_release import OpenRelease
-from enclip.retrieval.atlas import Atlas
 from enclip.serving.access import ApiKeys
-from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused
+from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused, mapped
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 KEY = "a-key-0123456789"
 MARGIN = 1.1  # around the map, as map.js has it
-
-
-def mapped(release: OpenRelease) -> OpenRelease:
-    """The release as the pipeline would have built it: with a map, and with suspects."""
-    atlas = Atlas.fit(release.searcher.vectors())
-    return replace(release, atlas=atlas, suspects=findings(release.searcher)[1])
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,13 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from bench.served import eventually, served
 from enclip.pipeline.open_release import OpenRelease
 from enclip.pipeline.platform import Platform
 from enclip.serving.access import ApiKeys
-from enclip.serving.run import bind
 from tests.serving import hostile
 from tests.serving.otlp_receiver import collecting
 from tests.serving.service_world import Service, World
-from tests.serving.test_service_run import eventually, home, platform, run_enclip  # noqa: F401
 
 pytestmark = pytest.mark.slow
 logger = logging.getLogger(__name__)
@@ -205,33 +204,19 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def process(platform: Platform, home: Path) -> Iterator[Process]:  # noqa: F811
+def process(platform: Platform, home: Path) -> Iterator[Process]:
     """`enclip serve` with all that it can write of what it is sent."""
-    with bind("127.0.0.1", 0) as probe:
-        port = probe.getsockname()[1]
     log, query_log = home / "fuzzed.log", home / "fuzzed.jsonl"
     with collecting() as collector:
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("ENCLIP_LOG_FORMAT", "json")
-            environment.setenv("ENCLIP_QUERY_LOG", str(query_log))
-            environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-            running = run_enclip("serve", "--port", str(port), home=home, log=log)
-
-        def ready() -> bool:
-            assert running.poll() is None, log.read_text()
-            try:
-                return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
-            except httpx.ConnectError:
-                return False
-
-        try:
-            eventually(ready, timeout_s=90)
-            yield Process(running.pid, port)
-            running.terminate()
-            assert running.wait(20) in (0, -signal.SIGTERM)
-        finally:
-            running.kill()
-            running.wait()
+        writes = {
+            "ENCLIP_LOG_FORMAT": "json",
+            "ENCLIP_QUERY_LOG": str(query_log),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        }
+        with served(platform, log=log, **writes) as server:
+            yield Process(server.process.pid, int(server.url.rsplit(":", 1)[1]))
+            server.process.terminate()
+            assert server.process.wait(20) in (0, -signal.SIGTERM)
     told = [json.loads(line) for line in log.read_text().splitlines()]
     assert not [line for line in told if line["level"] == "ERROR"]
     searches = [json.loads(line) for line in query_log.read_text().splitlines()]

@@ -16,13 +16,13 @@ import httpx
 import pytest
 from PIL import Image
 
+from bench.served import eventually, served
 from enclip.catalog.images import image_key
 from enclip.config import Settings
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.serving.run import bind, platform_app
 from tests.serving.otlp_receiver import Collector, ReceivedSpan, collecting
-from tests.serving.test_service_run import eventually, home, platform, run_enclip  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -61,34 +61,19 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(platform: Platform, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:  # noqa: F811
-    with bind("127.0.0.1", 0) as probe:
-        port = probe.getsockname()[1]
+def watched(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     with collecting() as collector:
-        log = folder / "serve.log"
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("ENCLIP_LOG_FORMAT", "json")
-            environment.setenv("ENCLIP_QUERY_LOG", str(folder / "queries.jsonl"))
-            environment.setenv("ENCLIP_API_KEYS", KEY)
-            environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-            environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-            process = run_enclip("serve", "--port", str(port), home=home, log=log)
-        url = f"http://127.0.0.1:{port}"
-        try:
-            eventually(lambda: _is_ready(process, url, log), timeout_s=90)
-            yield Watched(process, url, log, folder / "queries.jsonl", collector)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _is_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> bool:
-    assert process.poll() is None, log.read_text()
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    except httpx.ConnectError:
-        return False
+        log, query_log = folder / "serve.log", folder / "queries.jsonl"
+        writes = {
+            "ENCLIP_LOG_FORMAT": "json",
+            "ENCLIP_QUERY_LOG": str(query_log),
+            "ENCLIP_API_KEYS": KEY,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
+        with served(platform, log=log, **writes) as server:
+            yield Watched(server.process, server.url, log, query_log, collector)
 
 
 def picture() -> str:
@@ -113,7 +98,8 @@ def test_a_trace_shows_where_a_search_spent_its_time(watched: Watched) -> None:
     assert sorted((span.name, parent(span)) for span in spans) == [
         ("POST /v1/search", CALLER),
         ("encode picture", "search"),
-        ("encode texts", "search"),
+        ("encode texts", "search"),  # found again: encoded on the way to its turn
+        ("encode texts", "wait for turn"),
         ("search", "POST /v1/search"),
         ("search index", "search"),
         ("wait for turn", "POST /v1/search"),
@@ -186,7 +172,7 @@ def test_a_problem_and_the_log_name_the_trace(watched: Watched) -> None:
     }
 
 
-def test_a_store_that_fails_is_in_the_log_with_the_requests_id(watched: Watched, platform: Platform) -> None:  # noqa: F811
+def test_a_store_that_fails_is_in_the_log_with_the_requests_id(watched: Watched, platform: Platform) -> None:
     with watched.client() as client:
         (hit,) = client.post("/v1/search", json={"text": "bag", "k": 1}).json()["results"]
         sha256 = platform.catalog.image_sha256(hit["product_id"])
@@ -230,7 +216,7 @@ def test_each_search_is_a_line_of_the_query_log(watched: Watched) -> None:
         "like": None,
         "without": "red",
         "weights": {"text": 2.0, "image": 1.0, "like": 1.0},
-        "filters": {"category": [], "gender": ["Men", "Women"], "colour": []},
+        "filters": {"category": [], "gender": ["Men", "Women"], "colour": [], "price_min": None, "price_max": None},
         "k": 12,
         "offset": 1,
         "spread": False,
@@ -297,31 +283,18 @@ def test_what_was_searched_last_is_written_before_it_ends(watched: Watched) -> N
         assert {"time", "level", "logger", "message"} <= set(json.loads(line))
 
 
-def test_a_collector_that_hangs_delays_neither_searches_nor_the_end(
-    platform: Platform,  # noqa: F811
-    home: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with bind("127.0.0.1", 0) as probe, bind("127.0.0.1", 0) as silent:
+def test_a_collector_that_hangs_delays_neither_searches_nor_the_end(platform: Platform, tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as silent:
         silent.listen()
-        port = probe.getsockname()[1]
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-        probe.close()
-        log, url = tmp_path / "serve.log", f"http://127.0.0.1:{port}"
-        process = run_enclip("serve", "--port", str(port), home=home, log=log)
-        try:
-            eventually(lambda: _is_ready(process, url, log), timeout_s=90)
+        collector = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        sends = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        with served(platform, log=tmp_path / "serve.log", **sends) as server:
             started = time.monotonic()
             for _ in range(20):
-                assert httpx.post(f"{url}/v1/search", json={"text": "bag"}).status_code == 200
+                assert httpx.post(f"{server.url}/v1/search", json={"text": "bag"}).status_code == 200
             assert time.monotonic() - started < 5
-            process.send_signal(signal.SIGTERM)
-            process.wait(15)
-        finally:
-            process.kill()
-            process.wait()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(15)
 
 
 @pytest.mark.parametrize(
@@ -336,8 +309,8 @@ def test_what_cannot_be_used_is_said_at_the_start(
     name: str,
     value: str,
     says: str,
-    platform: Platform,  # noqa: F811
-    home: Path,  # noqa: F811
+    platform: Platform,
+    home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -10,18 +10,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bench.served import eventually, register_release, run_enclip
-from enclip.catalog.drawn import draw_catalog
+from bench.served import Server, eventually, run_enclip, served
 from enclip.catalog.images import image_key
 from enclip.config import Settings
 from enclip.errors import ConfigError
-from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.serving.run import THREAD_VARIABLES, bind, platform_app
 
@@ -32,61 +29,21 @@ WRITE_KEY = "write-key-0123456789"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def platform(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Platform:
-    """Sixty drawn products, and releases 1 and 2 over one half of them each; the champion is release 1."""
-    opened = open_platform(Settings(ENCLIP_HOME=home))
-    source = draw_catalog(tmp_path_factory.mktemp("drawn"), num_products=60, seed=3)
-    assert ingest_source(opened, str(source)).accepted == 60
-    for half in (0, 1):
-        assert register_release(opened, tmp_path_factory.mktemp("release"), seed=half, half=half) == half + 1
-    opened.registry.set_alias("champion", 1)
-    return opened
-
-
-@contextmanager
-def serving(home: Path, log: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`enclip serve`, ready, and its address."""
-    with bind("127.0.0.1", 0) as probe:
-        port = probe.getsockname()[1]
-    process = run_enclip("serve", "--port", str(port), home=home, log=log, **variables)
-    url = f"http://127.0.0.1:{port}"
-
-    def ready() -> bool:
-        assert process.poll() is None, log.read_text()
-        try:
-            return httpx.get(f"{url}/health/ready").status_code == 200
-        except httpx.ConnectError:
-            return False
-
-    try:
-        eventually(ready, timeout_s=90)
-        yield process, url
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def server(platform: Platform, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    with serving(home, home / "serve.log") as running:
+def server(platform: Platform, home: Path) -> Iterator[Server]:
+    with served(platform, log=home / "serve.log") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def replica(platform: Platform, home: Path) -> Iterator[str]:
     """A second service on the same home, through which products may be changed."""
-    with serving(home, home / "replica.log", ENCLIP_WRITE_KEYS=WRITE_KEY) as (_, url):
-        yield url
+    with served(platform, log=home / "replica.log", ENCLIP_WRITE_KEYS=WRITE_KEY) as running:
+        yield running.url
 
 
 @pytest.fixture
-def url(server: tuple[subprocess.Popen[bytes], str]) -> str:
-    return server[1]
+def url(server: Server) -> str:
+    return server.url
 
 
 @pytest.mark.parametrize(("number", "compares"), [("0", False), ("1", True)])
@@ -228,11 +185,9 @@ def test_an_address_of_another_machine_is_refused() -> None:
         bind("192.0.2.1", 0)
 
 
-def test_on_sigterm_it_answers_all_that_it_accepted_and_ends(
-    server: tuple[subprocess.Popen[bytes], str], home: Path
-) -> None:
+def test_on_sigterm_it_answers_all_that_it_accepted_and_ends(server: Server, home: Path) -> None:
     """Sixteen clients search on while it is told to stop; its log says which requests reached it."""
-    process, url = server
+    process, url = server.process, server.url
     answered: dict[str, int] = {}
 
     def ask(place: int) -> None:

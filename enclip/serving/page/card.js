@@ -1,9 +1,12 @@
+/** Where a product's picture is; relative, so that the page works under a path of a proxy too. */
+export const imageOf = (productId) => `v1/products/${encodeURIComponent(productId)}/image`;
+
 /** Fill a card's face: picture, name and what the product is; `more` is said behind it. */
 export function fillFace(face, product, more = "") {
   const image = face.querySelector("img");
   image.alt = product.name;
   image.addEventListener("error", () => image.parentElement.classList.add("empty"));
-  image.src = product.image.slice(1); // relative, so that the page works under a path of a proxy too
+  image.src = imageOf(product.product_id);
   face.querySelector(".name").textContent = product.name || product.product_id;
   const traits = [product.article_type, product.colour, more].filter(Boolean).join(" · ");
   face.querySelector(".traits").replaceChildren(...priceTag(product, traits), traits);

@@ -1,8 +1,9 @@
 /** The clusters of the release that answers: a map, a list, and what one cluster holds. */
+import { imageOf } from "./card.js";
 import { paint } from "./colours.js";
 import { PointMap } from "./map.js";
 import { fetchJson } from "./service.js";
-import { askForKey, stopAsking, whenUnlocked } from "./unlock.js";
+import { showProblem, stopAsking, whenUnlocked } from "./unlock.js";
 
 const $ = (id) => document.getElementById(id);
 const CLUSTERS_PAGE = 500;
@@ -51,7 +52,7 @@ async function load() {
     showRelease();
     await showChosen();
   } catch (error) {
-    if (mine === asking) showProblem(error);
+    if (mine === asking) showFailure(error);
   }
 }
 
@@ -320,7 +321,7 @@ async function follow() {
   try {
     await showChosen();
   } catch (error) {
-    showProblem(error);
+    showFailure(error);
   }
 }
 
@@ -333,23 +334,18 @@ async function more(kind, list, add) {
     if (page.release !== release.release) load();
     else add(page);
   } catch (error) {
-    showProblem(error);
+    showFailure(error);
   }
 }
 
-function showProblem(error) {
+function showFailure(error) {
   showList(); // the way on, where it was a cluster that could not be shown
-  $("notice-text").textContent = error.message;
-  $("notice").hidden = Boolean(error.locked);
-  if (error.locked) askForKey();
-  else stopAsking();
-  if (error.passing) pause = setTimeout(load, 2000); // a service that starts or restarts is back soon
+  pause = showProblem(error, load) ?? pause;
 }
 
 const count = (number) => number.toLocaleString();
 // 100% is said of all, and of no less.
 const percent = (share) => `${share < 1 ? Math.min(99, Math.round(100 * share)) : 100}%`;
-const imageOf = (productId) => `v1/products/${encodeURIComponent(productId)}/image`;
 const span = (className, textContent) => Object.assign(document.createElement("span"), { className, textContent });
 const quiet = (text) => Object.assign(document.createElement("small"), { textContent: text });
 const bold = (text) => Object.assign(document.createElement("b"), { textContent: text });

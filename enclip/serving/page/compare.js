@@ -1,8 +1,8 @@
 // One search over two releases: what differs is marked, and what people think of it is kept.
-import { fillFace } from "./card.js";
-import { carry } from "./pages.js";
+import { fillFace, imageOf } from "./card.js";
+import { carry, slashFocuses } from "./pages.js";
 import { fetchJson, postJson } from "./service.js";
-import { askForKey, stopAsking, whenUnlocked } from "./unlock.js";
+import { showProblem, stopAsking, whenUnlocked } from "./unlock.js";
 
 const $ = (id) => document.getElementById(id);
 const K = 12;
@@ -55,7 +55,7 @@ async function show({ push = false } = {}) {
     $("notice").hidden = true;
     stopAsking();
   } catch (error) {
-    if (error.name !== "AbortError" && running === mine) showProblem(error);
+    if (error.name !== "AbortError" && running === mine) showFailure(error);
   } finally {
     clearTimeout(dim);
     if (running === mine) $("sides").classList.remove("waiting");
@@ -98,7 +98,7 @@ function showControls() {
   if ($("text").value.trim() !== asked.q) $("text").value = asked.q;
   for (const side of SIDES) $(side).value = asked[side];
   $("token").hidden = !asked.similar;
-  if (asked.similar) $("token-image").src = `v1/products/${encodeURIComponent(asked.similar)}/image`;
+  if (asked.similar) $("token-image").src = imageOf(asked.similar);
 }
 
 function showAlone() {
@@ -155,8 +155,10 @@ function showAnswer(found) {
     $(`${side}-results`).replaceChildren(...results.map((hit) => cardOf(hit, side)));
   }
   $("verdict").hidden = left.release === right.release;
-  loadOpinions().catch(showProblem);
-  showStanding().catch(showProblem);
+  opinions.clear(); // of the query before
+  showOpinions();
+  loadOpinions().catch(showBeside);
+  showStanding().catch(showBeside);
 }
 
 /** A product's name, where an answer has shown it before. */
@@ -236,16 +238,19 @@ async function loadOpinions() {
 
 /** Have the service store a judgement, or take it back where it is said again; shown only once that is done. */
 async function keep(what, pressed, judged) {
+  const [shown, by] = [answer, judge()];
   const verdict = opinions.get(what) === pressed ? "none" : pressed;
   try {
-    await postJson("v1/judgements", { ...query(), ...judged, verdict, by: judge() });
-    opinions.set(what, verdict);
+    await postJson("v1/judgements", { ...query(), ...judged, verdict, by });
     numKept += 1;
-    showOpinions();
+    if (answer === shown && judge() === by) {
+      opinions.set(what, verdict);
+      showOpinions();
+    }
     await showStanding();
     $("notice").hidden = true;
   } catch (error) {
-    showProblem({ ...error, message: `Not stored: ${error.message}`, passing: false });
+    showBeside(error, `Not stored: ${error.message}`);
   }
 }
 
@@ -268,13 +273,14 @@ async function showStanding() {
     : found.says;
 }
 
-function showProblem(error) {
-  $("notice-text").textContent = error.message;
-  $("notice").hidden = Boolean(error.locked);
+function showFailure(error) {
   if (!answer) $("summary").textContent = "";
-  if (error.locked) askForKey();
-  else stopAsking();
-  if (error.passing) pause = setTimeout(show, 2000); // a release that is being opened, or a service that starts
+  pause = showProblem(error, show) ?? pause; // it passes while a release is being opened, too
+}
+
+/** Of what stands beside the answer: it is no reason to ask for the answer again. */
+function showBeside(error, message = error.message) {
+  showProblem({ message, locked: error.locked });
 }
 
 /** Ask for something new of the same releases. */
@@ -321,21 +327,20 @@ $("by").addEventListener("change", () => {
   } catch {
     // As above.
   }
-  if (answer) loadOpinions().catch(showProblem); // another judge said other things
+  if (answer) loadOpinions().catch(showBeside); // another judge said other things
 });
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
   const typing = event.target.matches("input");
+  if (slashFocuses(event, $("text"))) return;
   if (event.key.startsWith("Arrow")) {
     walk(event, typing);
   } else if (event.key === "Escape") {
     start({});
     $("text").focus();
   } else if (typing || !answer) {
-    if (event.key === "/" && !typing) focusText(event);
-  } else if (event.key === "/") {
-    focusText(event);
+    return;
   } else if (["1", "2", "3"].includes(event.key)) {
     $("verdict").querySelectorAll("button")[event.key - 1].click();
   } else if (["g", "b"].includes(event.key.toLowerCase())) {
@@ -343,12 +348,6 @@ addEventListener("keydown", (event) => {
     card?.querySelector(`[data-verdict=${event.key.toLowerCase() === "g" ? "good" : "bad"}]`).click();
   }
 });
-
-function focusText(event) {
-  event.preventDefault();
-  $("text").focus();
-  $("text").select();
-}
 
 /** Move to the nearest card in the arrow's direction; down leaves the search field, up returns to it. */
 function walk(event, typing) {

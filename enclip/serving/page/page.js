@@ -1,9 +1,9 @@
-import { fillFace, money } from "./card.js";
+import { fillFace, imageOf, money } from "./card.js";
 import { paint } from "./colours.js";
-import { carry } from "./pages.js";
+import { carry, slashFocuses } from "./pages.js";
 import { readPicture } from "./picture.js";
 import { fetchJson, postJson } from "./service.js";
-import { askForKey, stopAsking, whenUnlocked } from "./unlock.js";
+import { showProblem, stopAsking, whenUnlocked } from "./unlock.js";
 import { explain } from "./why.js";
 
 const $ = (id) => document.getElementById(id);
@@ -105,7 +105,7 @@ async function show({ push = false } = {}) {
     $("notice").hidden = true;
     stopAsking();
   } catch (error) {
-    if (error.name !== "AbortError" && running === mine) showProblem(error);
+    if (error.name !== "AbortError" && running === mine) showFailure(error);
   } finally {
     clearTimeout(dim);
     if (running === mine) $("results").classList.remove("waiting");
@@ -225,7 +225,7 @@ function showControls() {
   for (const bound of BOUNDS) if (priceOf($(bound).value) !== asked[bound]) $(bound).value = asked[bound];
   $("spread").checked = Boolean(asked.spread);
   if (asked.picture) showToken(asked.picture.url, asked.picture.name);
-  else if (asked.similar) showToken(`v1/products/${encodeURIComponent(asked.similar)}/image`, "like this");
+  else if (asked.similar) showToken(imageOf(asked.similar), "like this");
 }
 
 /** What is searched with, inside the search field: a picture, or a product of the catalog. */
@@ -245,7 +245,7 @@ function showAnswer(answer) {
   document.title = `${title} · ENCLIP search`;
   showCards(answer.results);
   $("more").hidden = number < asked.k || asked.k === PAGE_SIZES.at(-1);
-  if (answer.release !== catalog.release) loadCatalog().catch(showProblem);
+  if (answer.release !== catalog.release) loadCatalog().catch(showFailure);
 }
 
 function showWindow() {
@@ -274,18 +274,14 @@ function cardOf(product, place) {
     const why = card.querySelector(".why");
     why.hidden = false;
     why.setAttribute("aria-label", `Why ${product.name || product.product_id}?`);
-    why.addEventListener("click", () => explain(product, searchBody(), fetchJson));
+    why.addEventListener("click", () => explain(product, searchBody()));
   }
   face.addEventListener("click", () => start({ similar: product.product_id }));
   return card;
 }
 
-function showProblem(error) {
-  $("notice-text").textContent = error.message;
-  $("notice").hidden = Boolean(error.locked);
-  if (error.locked) askForKey();
-  else stopAsking();
-  if (error.passing) pause = setTimeout(show, 2000); // a service that starts or restarts is back soon
+function showFailure(error) {
+  pause = showProblem(error, show) ?? pause;
 }
 
 /** Ask for something new; filters stay where the caller does not say otherwise. */
@@ -301,7 +297,7 @@ async function usePicture(file) {
     const picture = await readPicture(file);
     start({ q: $("text").value.trim(), picture });
   } catch (error) {
-    showProblem(error);
+    showFailure(error);
   }
 }
 
@@ -376,12 +372,8 @@ addEventListener("drop", (event) => {
 addEventListener("keydown", (event) => {
   if ($("why").open) return; // its own Escape closes it, and nothing else
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = event.target.matches("input:not([type=file]), select");
-  if (event.key === "/" && !typing) {
-    event.preventDefault();
-    $("text").focus();
-    $("text").select();
-  } else if (event.key === "Escape") {
+  if (slashFocuses(event, $("text"))) return;
+  if (event.key === "Escape") {
     start(NO_FILTERS);
     $("text").focus();
   } else if (event.key.startsWith("Arrow")) {

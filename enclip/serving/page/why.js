@@ -1,4 +1,6 @@
 /** Why a product is found: its score as bars, what each member thinks of it, what its picture shows. */
+import { imageOf } from "./card.js";
+import { postJson } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
 const PARTS = {
@@ -16,19 +18,15 @@ const ASKED = { text: "the words", image: "your picture", like: "the product", w
 let asking = 0; // what is shown belongs to the last product that was asked about
 
 /** Ask and show; `search` is the body of the search that found the product. */
-export async function explain(product, search, fetchJson) {
+export async function explain(product, search) {
   const dialog = $("why");
   const mine = ++asking;
   $("why-title").textContent = product.name || product.product_id;
-  $("why-image").src = product.image.slice(1);
+  $("why-image").src = imageOf(product.product_id);
   $("why-body").replaceChildren(paragraph("…"));
   if (!dialog.open) dialog.showModal();
   try {
-    const found = await fetchJson("v1/explain", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ ...search, product_id: product.product_id }),
-    });
+    const found = await postJson("v1/explain", { ...search, product_id: product.product_id });
     if (mine === asking) $("why-body").replaceChildren(...described(found));
   } catch (error) {
     if (mine === asking) $("why-body").replaceChildren(paragraph(error.message));

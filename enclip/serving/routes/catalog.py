@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from enclip.serving.desk import Desk
 from enclip.serving.pictures import PICTURE, picture_response
 from enclip.serving.problems import UNKNOWN, UNREADY
 from enclip.serving.routes.filters import filters_of_query
-from enclip.serving.schemas import MAX_PRODUCT_ID, CatalogAnswer, SearchFilters
-
-ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
+from enclip.serving.schemas import CatalogAnswer, ProductId, SearchFilters
 
 
 def catalog_routes(desk: Desk, picture: Callable[[str], bytes]) -> APIRouter:

@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 from enclip import judgements
 from enclip.errors import QueryError
 from enclip.judgements import Counts, JudgedQuery, Standing
+from enclip.records import MAX_JUDGE
 from enclip.serving.compare_schemas import (
-    MAX_JUDGE,
     JudgementAnswer,
     JudgementRequest,
     JudgementsAnswer,

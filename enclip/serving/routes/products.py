@@ -1,16 +1,15 @@
 """Single products: what the catalog has of them, and changes."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, HTTPException
 
 from enclip.serving.problems import described
 from enclip.serving.product_schemas import ProductChange, ProductRequest, ProductState
-from enclip.serving.schemas import MAX_PRODUCT_ID
+from enclip.serving.schemas import ProductId
 from enclip.serving.shelf import Shelf
 
-ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
-UNKNOWN: dict[int | str, dict[str, Any]] = {404: described("There never was such a product.")}
+NEVER_SEEN: dict[int | str, dict[str, Any]] = {404: described("There never was such a product.")}
 TOO_MANY: dict[int | str, dict[str, Any]] = {
     429: described("Too many changes wait already; ask again after Retry-After seconds."),
 }
@@ -24,7 +23,7 @@ def product_routes(shelf: Shelf) -> APIRouter:
     """`/v1/products`. Pictures, which are below it too, have their route in `catalog`."""
     router = APIRouter(prefix="/v1/products")
 
-    @router.get("/{product_id:path}", responses=UNKNOWN, summary="What the catalog has of a product")
+    @router.get("/{product_id:path}", responses=NEVER_SEEN, summary="What the catalog has of a product")
     def product(product_id: ProductId) -> ProductState:
         found = shelf.state(product_id)
         if found is None:
@@ -37,7 +36,7 @@ def product_routes(shelf: Shelf) -> APIRouter:
 
     @router.delete(
         "/{product_id:path}",
-        responses={**UNKNOWN, **TOO_MANY},
+        responses={**NEVER_SEEN, **TOO_MANY},
         summary="Take a product out of every release's results",
     )
     async def withdraw(product_id: ProductId) -> ProductChange:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Path, Query
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Query
 
 from enclip.records import Ranking
 from enclip.serving.desk import Desk
@@ -15,8 +15,8 @@ from enclip.serving.routes.filters import filters_of_query
 from enclip.serving.schemas import (
     DEFAULT_K,
     MAX_K,
-    MAX_PRODUCT_ID,
     ProductCard,
+    ProductId,
     SearchAnswer,
     SearchFilters,
     SearchHit,
@@ -25,8 +25,6 @@ from enclip.serving.schemas import (
     hits_of,
 )
 from enclip.serving.shadow import Shadow
-
-ProductId = Annotated[str, Path(max_length=MAX_PRODUCT_ID)]
 
 
 def search_routes(desk: Desk, shadow: Shadow | None = None) -> APIRouter:
