@@ -159,6 +159,17 @@ def forget_judgements(engine: Engine) -> None:
             connection.execute(delete(table))
 
 
+def until(page: Any, expression: str, *, arg: Any = None, timeout_s: float = 20.0) -> None:
+    """Wait until JavaScript, an expression or a function of `arg`, is true of a browser's page.
+
+    Not by Playwright's own `wait_for_function`: but for its first look it uses `eval`, which our pages forbid.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < deadline, f"not in {timeout_s} s: {expression}"
+        page.wait_for_timeout(50)
+
+
 def check_refused(answer: httpx.Response, field: str, says: str) -> None:
     """A 422 in problem JSON that names the field and says what is wrong with it."""
     assert answer.status_code == 422, answer.text

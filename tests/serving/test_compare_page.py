@@ -14,7 +14,7 @@ from enclip.database import open_database
 from enclip.judgements import Standing, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys
-from tests.serving.service_world import ReleaseMaker, Service, SlowWorld, World, forget_judgements
+from tests.serving.service_world import ReleaseMaker, Service, SlowWorld, World, forget_judgements, until
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -96,7 +96,7 @@ def test_champion_and_challenger_side_by_side_with_what_differs(open_page, world
     expect(page.locator("#summary")).to_contain_text(f"{shared} of {K} shared, overlap {round(100 * shared / K)}%")
     dimmed = page.locator("#left-results .card.left .face").first
     assert float(dimmed.evaluate("face => getComputedStyle(face).opacity")) < 1
-    page.wait_for_function("document.querySelector('.well img').naturalWidth > 0")
+    until(page, "document.querySelector('.well img').naturalWidth > 0")
     page.screenshot(path=screenshots / "compare.png")
 
 
@@ -271,7 +271,7 @@ def test_it_fits_a_phone(open_page, screenshots: Path) -> None:
     lefts, rights = (page.locator(f"#{side}-results .card").first.bounding_box() for side in ("left", "right"))
     assert lefts and rights
     assert abs(lefts["y"] - rights["y"]) < 4, "still side by side"
-    page.wait_for_function("document.querySelector('.well img').naturalWidth > 0")
+    until(page, "document.querySelector('.well img').naturalWidth > 0")
     page.screenshot(path=screenshots / "compare-phone.png")
 
 

@@ -17,7 +17,7 @@ from enclip.errors import ConfigError
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys, require_keys_beyond_loopback
 from enclip.standalone.outcome import found
-from tests.serving.service_world import DrawnShop, Service, World
+from tests.serving.service_world import DrawnShop, Service, World, until
 
 OLD, NEW = "old-key-0123456789", "new/key=with+signs.0123456789"
 NAMES_A_PLACE = re.compile(r"\{[^}]*\}")
@@ -219,7 +219,7 @@ def test_the_page_asks_for_the_key_and_keeps_it_for_the_tab(
         page.locator("#unlock button").click()
         expect(page.locator(".card")).to_have_count(24)
         expect(page.locator("#unlock")).to_be_hidden()
-        page.wait_for_function("document.querySelector('.well img').naturalWidth > 0")
+        until(page, "document.querySelector('.well img').naturalWidth > 0")
         page.locator(".face").nth(2).click()
         expect(page.locator("h1")).to_contain_text("Like ")
         page.reload()

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys
-from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused, mapped
+from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused, mapped, until
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -332,7 +332,7 @@ def test_a_point_shows_its_product_and_opens_its_cluster(open_page, client: http
     at = place_of(page, drawn["x"][place], drawn["y"][place])
     page.locator("#canvas").hover(position=at)
     expect(page.locator("#tip-name")).to_have_text(drawn["name"][place])
-    page.wait_for_function("document.getElementById('tip-image').naturalWidth > 0")
+    until(page, "document.getElementById('tip-image').naturalWidth > 0")
     page.locator("#canvas").click(position=at)
     cluster = drawn["cluster"][place]
     expect(page.locator("#panel-of")).to_contain_text(f"cluster {cluster} ·")
@@ -353,7 +353,7 @@ def test_a_cluster_opens_at_its_top_however_far_another_was_scrolled(open_page) 
     assert page.locator("#side").evaluate("side => side.getBoundingClientRect().top") < 0
     page.locator('.open[data-cluster="1"]').dispatch_event("click")  # the list is hidden; a point would do the same
     expect(page.locator("#panel-of")).to_contain_text("cluster 1 ·")
-    page.wait_for_function("document.getElementById('side').getBoundingClientRect().top > -1")
+    until(page, "document.getElementById('side').getBoundingClientRect().top > -1")
 
 
 def test_a_chosen_cluster_stands_out(open_page, client: httpx.Client) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World
+from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, until
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -55,7 +55,7 @@ def test_the_window_invites(open_page, shop: DrawnShop, screenshots: Path) -> No
     expect(page.locator(".card")).to_have_count(24)
     expect(page.locator("#release")).to_have_text(f"Release 3 · {len(shop.products)} products")
     expect(page.locator("#examples button")).to_have_count(6)
-    page.wait_for_function("[...document.images].filter(i => i.complete && i.naturalWidth).length > 10")
+    until(page, "[...document.images].filter(i => i.complete && i.naturalWidth).length > 10")
     page.screenshot(path=screenshots / "page-window.png")
     page.locator("#examples button").first.click()
     expect(page.locator("#summary")).to_contain_text("the best 24")
@@ -67,7 +67,7 @@ def test_words_are_searched_while_typing_and_live_in_the_address(open_page, rele
     page.locator("#text").press_sequentially("navy blue shirt", delay=10)
     expect(page.locator("h1")).to_have_text("navy blue shirt")
     assert shown_ids(page) == list(release.search(text="navy blue shirt", k=24).product_ids)
-    page.wait_for_function("document.querySelector('.well img').naturalWidth > 0")
+    until(page, "document.querySelector('.well img').naturalWidth > 0")
     assert pictures_shown(page) > 0
     page.screenshot(path=screenshots / "page-search.png")
     again = open_page("/" + "?" + urlsplit(page.url).query)
@@ -109,7 +109,7 @@ def test_a_picture_from_disk_with_and_without_words(open_page, shop: DrawnShop, 
     with page.expect_response("**/v1/search"):
         page.locator("#balance").focus()
         page.keyboard.press("End")
-    page.wait_for_function(f"document.querySelector('.face').dataset.product === '{only_picture[0]}'")
+    until(page, f"document.querySelector('.face').dataset.product === '{only_picture[0]}'")
     page.locator("#token-clear").click()
     expect(page.locator("h1")).to_have_text("red dress")
 
@@ -124,14 +124,14 @@ def test_filters_by_choice_and_by_colour(open_page, shop: DrawnShop, screenshots
     page = open_page("/?q=shirt")
     page.locator("#gender").select_option("Women")
     expect(page.locator("#clear")).to_be_visible()
-    page.wait_for_function("location.search.includes('gender=Women')")
+    until(page, "location.search.includes('gender=Women')")
     rows = {product.product_id: product for product in shop.products}
     swatch = page.locator(".swatch").first
     colour = swatch.get_attribute("data-colour")
     with page.expect_response("**/v1/search"):
         swatch.click()
     expect(swatch).to_have_attribute("aria-pressed", "true")
-    page.wait_for_function("!document.querySelector('#results').classList.contains('waiting')")
+    until(page, "!document.querySelector('#results').classList.contains('waiting')")
     expected = {(row.gender, row.base_colour) for row in (rows[id_] for id_ in shown_ids(page))}
     assert expected == {("Women", colour)}
     page.screenshot(path=screenshots / "page-filters.png")
@@ -188,7 +188,7 @@ def test_it_fits_a_phone(open_page, screenshots: Path) -> None:
         "all => all.filter(e => e.offsetParent && e.getBoundingClientRect().height < 32).map(e => e.className)",
     )
     assert small == [], "every target is large enough for a finger"
-    page.wait_for_function("document.querySelector('.well img').naturalWidth > 0")
+    until(page, "document.querySelector('.well img').naturalWidth > 0")
     page.screenshot(path=screenshots / "page-phone.png")
 
 
@@ -262,13 +262,13 @@ def test_a_product_is_searched_with_words_and_without_others(open_page, release,
     expected = release.search(
         text="red", like=liked, without="striped", weights={"text": 0.5, "like": 0.5}, k=24
     ).product_ids
-    page.wait_for_function(f"document.querySelector('.face').dataset.product === '{expected[0]}'")
+    until(page, f"document.querySelector('.face').dataset.product === '{expected[0]}'")
     assert shown_ids(page) == list(expected)
     assert parse_qs(urlsplit(page.url).query)["without"] == ["striped"]
     page.screenshot(path=screenshots / "like-this-but-red.png")
     page.reload()
     expect(page.locator("h1")).to_contain_text(", not striped")
-    page.wait_for_function(f"document.querySelector('.face').dataset.product === '{expected[0]}'")
+    until(page, f"document.querySelector('.face').dataset.product === '{expected[0]}'")
 
 
 def test_look_alikes_are_folded_by_a_tick(open_page, release) -> None:
@@ -276,9 +276,7 @@ def test_look_alikes_are_folded_by_a_tick(open_page, release) -> None:
     expect(page.locator(".face")).to_have_count(24)
     page.locator("#spread").check()
     expected = release.search(text="shirt", k=24, spread=True)
-    page.wait_for_function(
-        "[...document.querySelectorAll('.traits')].some(line => line.textContent.includes(' alike'))"
-    )
+    until(page, "[...document.querySelectorAll('.traits')].some(line => line.textContent.includes(' alike'))")
     assert shown_ids(page) == list(expected.product_ids)
 
 
@@ -301,7 +299,8 @@ def test_filters_count_what_is_left_under_the_others(open_page) -> None:
     expect(page.locator(".face")).to_have_count(24)
     before = page.locator("#category option").all_text_contents()
     page.locator(".swatch").first.click()
-    page.wait_for_function(
+    until(
+        page,
         "before => [...document.querySelectorAll('#category option')].some((o, i) => o.textContent !== before[i])",
         arg=before,
     )

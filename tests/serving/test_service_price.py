@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from enclip.client import SearchClient, SearchFilters, SearchRequest
 from enclip.pipeline.open_release import OpenRelease
 from enclip.retrieval.searcher import Searcher
-from tests.serving.service_world import DrawnShop, Service, World, check_refused
+from tests.serving.service_world import DrawnShop, Service, World, check_refused, until
 
 LOW, HIGH = 30.0, 90.0
 
@@ -135,7 +135,7 @@ def test_prices_are_chosen_on_the_page_and_kept_in_the_address(
     priced = next(product for product in shop.products if product.price and 100 <= product.price <= 120)
     card = page.locator(f"[data-product='{priced.product_id}'] .traits")
     expect(card).to_contain_text(f"{priced.price:.2f}")
-    page.wait_for_function("document.querySelector('.well img').naturalWidth > 0")
+    until(page, "document.querySelector('.well img').naturalWidth > 0")
     page.screenshot(path=screenshots / "page-price.png")
 
     again = chromium.new_page(locale="en-GB")
@@ -165,6 +165,6 @@ def test_a_price_alone_is_a_search(chromium: Browser, service: Service, shop: Dr
         assert shown_ids(page) <= ids_between(shop, None, 60)
         expect(page.locator(".card")).not_to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        page.wait_for_function("document.querySelector('.well img').naturalWidth > 0")
+        until(page, "document.querySelector('.well img').naturalWidth > 0")
         page.screenshot(path=screenshots / f"page-price-phone-{scheme}.png")
         page.close()
