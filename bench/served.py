@@ -6,11 +6,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -31,6 +32,7 @@ from enclip.serving.follow import POLL_S
 from enclip.serving.run import THREAD_VARIABLES, bind
 
 SNAPSHOT = "0" * 64
+Result = TypeVar("Result")
 SAME = 1e-5  # of scores; a release that is loaded again computes the same
 PAGE = 10
 SETTLES_S = 3 * POLL_S
@@ -104,6 +106,12 @@ def run_enclip(*arguments: str, home: Path, log: Path, **environment: str) -> su
             stdout=file,
             stderr=file,
         )
+
+
+def run_apart(main: Coroutine[Any, Any, Result]) -> Result:
+    """`asyncio.run` in a thread of its own: where tests drive a browser too, this one has a loop already."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, main).result()
 
 
 def eventually(condition: Callable[[], bool], *, timeout_s: float) -> float:
@@ -235,7 +243,7 @@ class Load:
                     assert named == release, f"release {named} answers, not {release}"
                     self.known.setdefault(number, {})[release] = found
 
-        asyncio.run(ask_all())
+        run_apart(ask_all())
 
     def at_rate(self, per_s: float, *, until: Callable[[], bool], seed: int = 0) -> None:
         """Open loop: a request whenever it is due, whatever became of those before it."""
@@ -250,7 +258,7 @@ class Load:
                     tasks.create_task(self._ask(client, int(chance.integers(len(self.requests))), due))
                     number += 1
 
-        asyncio.run(go_on())
+        run_apart(go_on())
 
     def closed(self, clients: int, *, seconds: float) -> float:
         """Closed loop: each client asks again as soon as it is answered; requests a second."""
@@ -265,7 +273,7 @@ class Load:
             async with self._client() as client:
                 await asyncio.gather(*(one(client, seed) for seed in range(clients)))
 
-        asyncio.run(all_of_them())
+        run_apart(all_of_them())
         return (len(self.latencies_s) - before) / seconds
 
     def forget(self) -> None:

@@ -129,7 +129,7 @@ def needs_key(method: str, path: str) -> bool:
 
 def needs_write_key(method: str, path: str) -> bool:
     """Whether this changes products: a key of its own guards that always, on the loopback too."""
-    return path.startswith("/v1/products/") and method.upper() not in {"GET", "HEAD", "OPTIONS"}
+    return path.startswith("/v1/products/") and method.upper() in {"PUT", "DELETE"}
 
 
 def require_keys_beyond_loopback(address: str, keys: ApiKeys) -> None:

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from enclip.errors import EnclipError, ImageError, QueryError
 from enclip.serving.logs import trace_id
@@ -109,7 +110,10 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, error.detail, request_id=request_id_of(request), headers=error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(request)
+        return problem(error.status_code, error.detail, request_id=request_id_of(request), headers=headers)
 
     @app.exception_handler(QueryError)
     async def _query(request: Request, error: QueryError) -> JSONResponse:
@@ -134,6 +138,12 @@ def install_handlers(app: FastAPI) -> None:
             request_id=request_id_of(request),
             headers={"Retry-After": "2"},
         )
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of a path; Starlette names those of the first alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
 
 
 @contextmanager

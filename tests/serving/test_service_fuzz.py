@@ -40,6 +40,7 @@ NUM_HOSTILE = 10_000 * TIMES
 NUM_WARM = 2_000
 NUM_CLIENTS = 2
 # After the first 2,000 it grew by 2 MB in 8,000 requests and by 11 MB in 28,000, mostly texts that it remembers.
+MORE_THREADS = 4
 GROWTH_MB = 40
 # A refusal with Retry-After is no failure, and a body may break rules that a schema cannot say: that a picture can
 # be decoded, or that something is asked for at all.
@@ -48,6 +49,10 @@ CONFIG = """
 expected-statuses = ["2xx", "3xx", "4xx", "503"]
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "401", "404", "422", "429", "503"]
+# A picture's path could be a product's: who may not write gets 403 for PUT there, which schemathesis would have as 405.
+[[operations]]
+include-path = "/v1/products/{product_id}/image"
+checks.unsupported_method.enabled = false
 """
 # Pictures need no key, other methods on their paths do: they get 401, which schemathesis would have as 405.
 WITH_KEY = f"""
@@ -237,5 +242,6 @@ def test_ten_thousand_hostile_pictures_and_strings_leave_nothing_behind(process:
     logger.info("%d requests: %s; MB, threads, files: %s → %s → %s", NUM_HOSTILE, statuses, first, before, after)
     assert set(statuses) >= {200, 400, 404, 422}
     assert after[0] - before[0] < GROWTH_MB
-    # A connection to the collector may be open for a moment.
-    eventually(lambda: process.held()[1:] == before[1:], timeout_s=10)
+    # Threads come as they are needed, up to a fixed number; a connection to the collector may be open for a moment.
+    assert after[1] <= before[1] + MORE_THREADS
+    eventually(lambda: process.held()[2] <= before[2], timeout_s=10)

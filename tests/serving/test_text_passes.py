@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 
+from bench.served import run_apart
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.passes import MAX_TEXTS, TextPasses
 from tests.serving.service_world import Service, World, check_refused
@@ -158,5 +159,5 @@ def test_another_release_has_passes_of_its_own(make_release: Callable[..., OpenR
             assert slow.passes == [["held"]]
             slow.gate.set()
 
-    anyio.run(both)
+    run_apart(both())
     assert release.unknown_texts(text="passes by", like=None, without=None) == []

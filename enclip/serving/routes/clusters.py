@@ -1,7 +1,7 @@
 """The clusters of the release, and the map they lie on."""
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Path, Query
@@ -21,9 +21,12 @@ from enclip.serving.cluster_schemas import (
 )
 from enclip.serving.desk import Desk
 from enclip.serving.follow import Served
+from enclip.serving.problems import described
 from enclip.serving.schemas import DEFAULT_K, MAX_K, ProductCard
 
 PICTURES = 6
+NO_SUCH_CLUSTER: dict[int | str, dict[str, Any]] = {404: described("The release has no such cluster.")}
+NO_MAP: dict[int | str, dict[str, Any]] = {404: described("The release was built before maps were stored.")}
 
 
 def cluster_routes(desk: Desk) -> APIRouter:
@@ -38,7 +41,7 @@ def cluster_routes(desk: Desk) -> APIRouter:
         served = desk.served()
         return await desk.search(lambda: list_clusters(served, k=k, offset=offset))
 
-    @router.get("/clusters/{cluster}", summary="One cluster, its products page by page")
+    @router.get("/clusters/{cluster}", summary="One cluster, its products page by page", responses=NO_SUCH_CLUSTER)
     async def one_cluster(
         cluster: Annotated[int, Path(ge=0, le=MAX_ROW)],
         k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
@@ -48,7 +51,7 @@ def cluster_routes(desk: Desk) -> APIRouter:
         served = desk.served()
         return await desk.search(lambda: show_cluster(served, cluster, k=k, offset=offset, suspects=suspects))
 
-    @router.get("/map", summary="Where products lie on the map of the catalog: near ones look alike")
+    @router.get("/map", summary="Where products lie on the map of the catalog: near ones look alike", responses=NO_MAP)
     async def catalog_map(
         k: Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many, an even sample.")] = MAX_POINTS,
     ) -> MapAnswer:

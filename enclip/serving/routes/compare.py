@@ -14,7 +14,7 @@ from enclip.serving.compare_schemas import (
     compared,
 )
 from enclip.serving.desk import REFUSALS, Desk, begin_in_time
-from enclip.serving.problems import described
+from enclip.serving.problems import UNREADY, described
 from enclip.serving.releases import Releases
 from enclip.serving.routes.search import answer
 
@@ -30,7 +30,7 @@ def compare_routes(desk: Desk, releases: Releases) -> APIRouter:
     """`/v1/releases` and `/v1/compare`."""
     router = APIRouter(prefix="/v1")
 
-    @router.get("/releases", summary="Releases that can be compared, newest first")
+    @router.get("/releases", summary="Releases that can be compared, newest first", responses=UNREADY)
     async def list_releases() -> ReleasesAnswer:
         served = desk.served()
         listed = await releases.listed()

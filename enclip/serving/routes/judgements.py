@@ -21,7 +21,7 @@ from enclip.serving.compare_schemas import (
     StandingAnswer,
     cleaned,
 )
-from enclip.serving.desk import Desk
+from enclip.serving.desk import REFUSALS, Desk
 from enclip.serving.releases import Releases
 from enclip.serving.routes.compare import NO_SUCH
 from enclip.serving.schemas import MAX_PRODUCT_ID, MAX_TEXT
@@ -35,7 +35,11 @@ def judgement_routes(desk: Desk, releases: Releases, engine: Engine) -> APIRoute
     router = APIRouter(prefix="/v1")
     storing = CapacityLimiter(NUM_STORING)  # a database that hangs holds no other threads
 
-    @router.post("/judgements", summary="Say which answer is better, or whether a result is good", responses=NO_SUCH)
+    @router.post(
+        "/judgements",
+        summary="Say which answer is better, or whether a result is good",
+        responses={**REFUSALS, **NO_SUCH},
+    )
     async def judge(request: JudgementRequest) -> JudgementAnswer:
         query = JudgedQuery(request.text or "", request.like or "")
         judged = await (_judge_result if request.is_of_result else _judge_pair)(request, query)

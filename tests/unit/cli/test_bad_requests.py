@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from enclip.cli import main
+from enclip.cli import main, render
 from enclip.config import Settings
 from enclip.models.bases import load_base
 from enclip.models.checkpoint import save_checkpoint
@@ -47,7 +47,8 @@ def enclip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
     def run(*arguments: str, home: Path = tmp_path / "home") -> Answer:
         monkeypatch.setenv("ENCLIP_HOME", str(home))
-        monkeypatch.setenv("COLUMNS", "200")
+        for console in (render.out, render.err):  # they read their width when the first test imported them
+            monkeypatch.setattr(console, "_width", 200)
         monkeypatch.setattr(sys, "argv", ["enclip", *arguments])
         status = 0
         try:
