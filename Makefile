@@ -43,7 +43,7 @@ check: setup ## Style, types, import contracts, the lock
 	$(BIN)/lint-imports
 
 bench: setup ## Compare with named peers, in the same run
-	@for program in $(filter-out bench/report.py bench/worlds.py bench/served.py,$(wildcard bench/*.py)); do \
+	@for program in $(filter-out bench/report.py bench/worlds.py bench/served.py bench/releases.py,$(wildcard bench/*.py)); do \
 		OMP_WAIT_POLICY=PASSIVE $(BIN)/python $$program || exit 1; \
 	done
 
