@@ -23,10 +23,11 @@ from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipEncoder
 from enclip.models.soup import estimate_batch_norm
 from enclip.pipeline.canary import Canaries
+from enclip.pipeline.members import member_of
 from enclip.pipeline.open_release import open_release_folder
 from enclip.pipeline.platform import Platform
 from enclip.registry import CHAMPION
-from enclip.release import ClusterSettings, Manifest, Member, write_manifest
+from enclip.release import ClusterSettings, Manifest, write_manifest
 from enclip.retrieval.searcher import Searcher
 from enclip.serving.follow import POLL_S
 from enclip.serving.run import THREAD_VARIABLES, bind
@@ -50,7 +51,7 @@ def register_release(platform: Platform, folder: Path, *, seed: int, half: int, 
     pixels = np.stack([fit_square(decode(picture(sha256)), model.side) for sha256 in products.image_sha256])
     # Without the statistics of its pictures, an untrained tower sees them all as equal.
     estimate_batch_norm(model, pixels, torch.device("cpu"))
-    weights_sha256 = save_checkpoint(folder / "epoch", model, pixel_side=model.side)
+    save_checkpoint(folder / "epoch", model, pixel_side=model.side)
     mlflow_run_id = platform.registry.open_run(f"serve-{seed}", kind="retrain", params={})
     epoch = platform.registry.log_epoch(
         mlflow_run_id,
@@ -71,19 +72,7 @@ def register_release(platform: Platform, folder: Path, *, seed: int, half: int, 
         snapshot=snapshot,
         trained_on=snapshot,
         num_products=len(products),
-        members=(
-            Member(
-                version=epoch.version,
-                source=epoch.source,
-                instance=0,
-                epoch=0,
-                weight=1.0,
-                weights_sha256=weights_sha256,
-                init_id=model.init_id,
-                dim=model.dim,
-                pixel_side=model.side,
-            ),
-        ),
+        members=(member_of(epoch, model.side),),
         clusters=ClusterSettings(count=searcher.clusters.count, pull=0.0),
         rescored=searcher.rescored,
         chosen_because="there is one",

@@ -81,6 +81,11 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
     )
 
 
+def embed_all(platform: Platform, run_id: str) -> list[EmbedStep]:
+    """Every member over every shard, one after the other."""
+    return [embed(platform, run_id, member=task.member, shard=task.shard) for task in plan_embedding(platform, run_id)]
+
+
 def embed_rows(
     platform: Platform,
     member: Member,

@@ -4,7 +4,7 @@ from enclip.catalog.snapshot import take_snapshot
 from enclip.errors import PromotionConflict
 from enclip.ledger import finish_attempt
 from enclip.pipeline.cluster import build
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
 from enclip.pipeline.open_release import verify_release
@@ -81,8 +81,7 @@ def rebase(platform: Platform, run_id: str, *, release: int) -> Plan:
     )
     again.write("plan", rebased)
     again.write("choose", choice)
-    for task in plan_embedding(platform, again.run_id):
-        embed(platform, again.run_id, member=task.member, shard=task.shard)
+    embed_all(platform, again.run_id)
     build(platform, again.run_id)
     evaluate_run(platform, again.run_id)
     decide(platform, again.run_id)

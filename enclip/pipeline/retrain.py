@@ -5,7 +5,7 @@ from collections.abc import Callable
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
 from enclip.pipeline.distil import distil_run
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
 from enclip.pipeline.platform import Platform
@@ -39,8 +39,7 @@ def finish_refresh(platform: Platform, run_id: str, *, on_progress: Advance | No
     """Everything after the choice of members, for a retraining and a refresh alike."""
     advance = on_progress or _silent
     advance(2, 7, "embed")
-    for task in plan_embedding(platform, run_id):
-        embed(platform, run_id, member=task.member, shard=task.shard)
+    embed_all(platform, run_id)
     advance(3, 7, "cluster")
     release = build(platform, run_id).release
     advance(4, 7, "evaluate")

@@ -28,7 +28,7 @@ from enclip.serving.routes.embed import embed_routes
 from enclip.serving.routes.explain import explain_routes
 from enclip.serving.routes.health import health_routes
 from enclip.serving.routes.judgements import judgement_routes
-from enclip.serving.routes.pages import PAGE, page_routes
+from enclip.serving.routes.pages import ASSETS, page_routes
 from enclip.serving.routes.products import product_routes
 from enclip.serving.routes.search import search_routes
 from enclip.serving.schemas import MAX_BODY_BYTES
@@ -120,8 +120,8 @@ def create_app(
     if releases is not None and judgements is not None:
         app.include_router(judgement_routes(desk, releases, judgements))
     app.include_router(health_routes(follower, metrics, refresher))
-    app.include_router(page_routes())
-    app.mount("/static", StaticFiles(directory=PAGE), name="static")
+    app.include_router(page_routes(compares=releases is not None))
+    app.mount("/static", StaticFiles(directory=ASSETS), name="static")
     return app
 
 

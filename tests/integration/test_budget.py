@@ -7,7 +7,7 @@ from enclip.config import Settings
 from enclip.errors import ConfigError
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform, open_platform
@@ -105,6 +105,5 @@ def test_beyond_exact_up_to_a_release_and_its_refresh_look_into_cells(platform: 
 
 
 def released(platform: Platform, run_id: str) -> int:
-    for task in plan_embedding(platform, run_id):
-        embed(platform, run_id, member=task.member, shard=task.shard)
+    embed_all(platform, run_id)
     return build(platform, run_id).release

@@ -27,7 +27,7 @@ from enclip.models.checkpoint import CARD, save_checkpoint
 from enclip.pipeline.canary import CANARY
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
 from enclip.pipeline.ingest import ingest_source
@@ -151,8 +151,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     take(opened, RUN, RECIPE)
     train(opened, RUN, environment={})
     choose(opened, RUN)
-    for task in plan_embedding(opened, RUN):
-        embed(opened, RUN, member=task.member, shard=task.shard)
+    embed_all(opened, RUN)
     assert build(opened, RUN).release == GOOD
     for damage, (happen, _) in DAMAGES.items():
         assert register(opened, scratch / damage.replace(" ", "-"), happen) == VERSIONS[damage]

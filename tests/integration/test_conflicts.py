@@ -10,7 +10,7 @@ from enclip.ledger import start_attempt
 from enclip.pipeline.changed import should_refresh, should_retrain
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
 from enclip.pipeline.ingest import ingest_source
@@ -41,8 +41,7 @@ RECIPE = RetrainRecipe(
 
 def finish(platform: Platform, run_id: str) -> GateStep:
     """Embed to gate; nothing is promoted."""
-    for task in plan_embedding(platform, run_id):
-        embed(platform, run_id, member=task.member, shard=task.shard)
+    embed_all(platform, run_id)
     build(platform, run_id)
     evaluate_run(platform, run_id)
     return decide(platform, run_id)
@@ -129,10 +128,7 @@ def test_a_stale_refresh_is_thrown_away(platform: Platform, tmp_path: Path) -> N
 def test_a_refresh_embeds_only_what_is_new(platform: Platform) -> None:
     prepare(platform, "refresh-c")
 
-    steps = [
-        embed(platform, "refresh-c", member=task.member, shard=task.shard)
-        for task in plan_embedding(platform, "refresh-c")
-    ]
+    steps = embed_all(platform, "refresh-c")
 
     assert {step.num_images for step in steps} == {190}
     assert all(step.num_images - step.num_reused <= 30 for step in steps)
@@ -147,10 +143,7 @@ def test_a_new_price_reaches_the_index_with_nothing_embedded_and_asks_for_no_tra
     assert not should_retrain(platform)
 
     plan = prepare(platform, "refresh-price")
-    steps = [
-        embed(platform, "refresh-price", member=task.member, shard=task.shard)
-        for task in plan_embedding(platform, "refresh-price")
-    ]
+    steps = embed_all(platform, "refresh-price")
     finish(platform, "refresh-price")
     step = promote_run(platform, "refresh-price", approved=True)
 

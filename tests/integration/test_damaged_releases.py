@@ -26,13 +26,14 @@ from enclip.models.bases import load_base
 from enclip.models.checkpoint import WEIGHTS, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.models.soup import estimate_batch_norm
+from enclip.pipeline.members import member_of
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.pipeline.promote import promote_by_hand
 from enclip.records import Product, Products
 from enclip.registry import CHAMPION
 from enclip.registry.registry import EpochVersion
-from enclip.release import MANIFEST, ClusterSettings, Manifest, Member, write_manifest
+from enclip.release import MANIFEST, ClusterSettings, Manifest, write_manifest
 from enclip.retrieval.files import EMBEDDINGS
 from enclip.retrieval.searcher import INDEX, Searcher
 from enclip.serving.run import bind, make_server, platform_app
@@ -130,19 +131,7 @@ def log_release(
         snapshot="5" * 64,
         trained_on="5" * 64,
         num_products=len(products),
-        members=(
-            Member(
-                version=epoch.version,
-                source=epoch.source,
-                instance=0,
-                epoch=0,
-                weight=1.0,
-                weights_sha256=epoch.weights_sha256,
-                init_id=epoch.init_id,
-                dim=embedding_ND.shape[1],
-                pixel_side=side,
-            ),
-        ),
+        members=(member_of(epoch, side),),
         clusters=ClusterSettings(count=4, pull=0.0),
         rescored=50,
         chosen_because="the only one",

@@ -16,7 +16,7 @@ from enclip.errors import ConfigError, ReleaseError
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gallery import measure, parts_alone
 from enclip.pipeline.gate import decide
@@ -63,7 +63,7 @@ def recipe(gallery: Gallery) -> RetrainRecipe:
 
 
 def finish(platform: Platform, run_id: str) -> tuple[list[EmbedStep], GateStep]:
-    steps = [embed(platform, run_id, member=task.member, shard=task.shard) for task in plan_embedding(platform, run_id)]
+    steps = embed_all(platform, run_id)
     build(platform, run_id)
     evaluate_run(platform, run_id)
     return steps, decide(platform, run_id)

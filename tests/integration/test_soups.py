@@ -9,7 +9,7 @@ from enclip.models.checkpoint import load_checkpoint
 from enclip.models.device import resolve_device
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform, open_platform
@@ -37,8 +37,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     take(opened, RUN, RECIPE)
     train(opened, RUN, environment={})
     choose(opened, RUN)
-    for task in plan_embedding(opened, RUN):
-        embed(opened, RUN, member=task.member, shard=task.shard)
+    embed_all(opened, RUN)
     promote_by_hand(opened, build(opened, RUN).release)
     return opened
 

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from sqlalchemy import Engine
 
 from bench.served import register_release
@@ -33,7 +35,7 @@ from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import Spread
 from enclip.serving.app import create_app
 from enclip.serving.run import bind, make_server
-from tests.serving.service_world import NUM_PRODUCTS, DrawnShop, ReleaseMaker, Service, World
+from tests.serving.service_world import DESKTOP, NUM_PRODUCTS, DrawnShop, PageOpener, ReleaseMaker, Service, World
 
 
 @pytest.fixture(scope="session")
@@ -190,19 +192,47 @@ def platform(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Platform:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def chromium() -> Iterator[Browser]:
     """A real browser; without one, skipped, or failed where ENCLIP_REQUIRE names it."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         if "browser" in os.environ.get("ENCLIP_REQUIRE", "").split(","):
             pytest.fail("ENCLIP_REQUIRE asks for a browser, and chromium is not installed")
         pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Browser, service: Service) -> Iterator[PageOpener]:
+    """`open_page(path, …)`: a page whose script errors and off-host requests fail the test at its end.
+
+    By itself of the service that the test's file has, on a desktop. Keywords: `url` of another one, `expect_errors` on
+    the console, and those of a browser's context.
+    """
+    errors: list[str] = []
+    hosts: set[str] = set()
+    contexts: list[BrowserContext] = []
+
+    def open_(path: str, *, url: str = service.url, expect_errors: bool = False, **options: Any) -> Page:
+        context = chromium.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        if not expect_errors:
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.goto(url + path)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not errors, errors
+    elsewhere = {host for host in hosts if host and not host.startswith("127.0.0.1:")}  # "": blob: and data:
+    assert not elsewhere, elsewhere
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from playwright.sync_api import Page
 from sqlalchemy import Engine, delete
 
 from enclip.errors import StoreError
@@ -21,6 +22,9 @@ from enclip.serving.releases import ListedRelease, Releases
 
 NUM_PRODUCTS = 80
 ReleaseMaker = Callable[..., OpenRelease]
+PageOpener = Callable[..., Page]
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
 
 
 @dataclass(frozen=True)

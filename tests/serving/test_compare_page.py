@@ -1,12 +1,12 @@
 """The page that compares, in a real browser: differences are marked, judgements stored, all of it by keyboard too."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -14,10 +14,9 @@ from enclip.database import open_database
 from enclip.judgements import Standing, judged_results, standings
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys
-from tests.serving.service_world import ReleaseMaker, Service, SlowWorld, World, forget_judgements, until
+from tests.serving.service_world import PHONE, ReleaseMaker, Service, SlowWorld, World, forget_judgements, until
 
-DESKTOP = {"width": 1280, "height": 900}
-PHONE = {"width": 390, "height": 844}
+pytestmark = pytest.mark.usefixtures("engine")
 K = 12
 
 
@@ -40,31 +39,6 @@ def service(world: World, start_service: Callable[..., Service]) -> Service:
     return start_service(world)
 
 
-@pytest.fixture
-def open_page(chromium: Browser, service: Service, engine: Engine) -> Iterator[Callable[..., Page]]:
-    """`open_page(path, …)`: a page whose script errors and off-host requests fail the test at its end."""
-    errors: list[str] = []
-    hosts: set[str] = set()
-    contexts = []
-
-    def open_(path: str = "/compare", *, url: str = service.url, expect_errors: bool = False, **options) -> Page:
-        context = chromium.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        if not expect_errors:
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(url + path)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not errors, errors
-    assert not {host for host in hosts if host and not host.startswith("127.0.0.1:")}
-
-
 def ids_of(page: Page, side: str) -> list[str]:
     return page.eval_on_selector_all(f"#{side}-results .face", "faces => faces.map(face => face.dataset.product)")
 
@@ -74,7 +48,7 @@ def badges_of(page: Page, side: str) -> list[str]:
 
 
 def test_champion_and_challenger_side_by_side_with_what_differs(open_page, world: World, screenshots: Path) -> None:
-    page = open_page()
+    page = open_page("/compare")
     expect(page.locator("#examples button")).to_have_count(6)
     page.locator("#text").fill("navy blue shirt")
     page.keyboard.press("Enter")
@@ -231,7 +205,7 @@ def test_a_database_that_does_not_answer_repeats_no_comparison(
 
 
 def test_everything_by_keyboard(open_page, engine: Engine) -> None:
-    page = open_page()
+    page = open_page("/compare")
     expect(page.locator("#choice")).to_be_visible()
     page.keyboard.press("/")
     expect(page.locator("#text")).to_be_focused()
@@ -300,7 +274,7 @@ def test_one_release_alone_says_so(open_page, release: OpenRelease, start_servic
 
 
 def test_comparing_that_is_off_says_so(open_page, world: World, start_service, screenshots: Path) -> None:
-    page = open_page(url=start_service(world, releases=None).url, expect_errors=True)
+    page = open_page("/compare", url=start_service(world, releases=None).url, expect_errors=True)
     expect(page.locator("#notice-text")).to_have_text("Comparing is turned off in this service.")
     expect(page.locator("#verdict")).to_be_hidden()
     page.screenshot(path=screenshots / "compare-off.png")

@@ -10,15 +10,13 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from pydantic import SecretStr
 
 from enclip.pipeline.open_release import OpenRelease
 from enclip.serving.access import ApiKeys
-from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, check_refused, mapped, until
+from tests.serving.service_world import PHONE, DrawnShop, ReleaseMaker, Service, World, check_refused, mapped, until
 
-DESKTOP = {"width": 1280, "height": 900}
-PHONE = {"width": 390, "height": 844}
 KEY = "a-key-0123456789"
 MARGIN = 1.1  # around the map, as map.js has it
 
@@ -232,32 +230,6 @@ def test_a_catalog_of_few_products_without_labels_has_clusters_and_a_map(
     assert drawn["categories"] == [] and drawn["category"] == [-1, -1, -1] and len(set(drawn["x"])) == 3
 
 
-@pytest.fixture
-def open_page(chromium: Browser, service: Service) -> Iterator[Callable[..., Page]]:
-    """`open_page(path, …)`: a page whose script errors and off-host requests fail the test at its end."""
-    errors: list[str] = []
-    hosts: set[str] = set()
-    contexts = []
-
-    def open_(path: str = "/clusters", *, url: str = service.url, expect_errors: bool = False, **options: Any) -> Page:
-        context = chromium.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        if not expect_errors:
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(url + path)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not errors, errors
-    elsewhere = {host for host in hosts if host and not host.startswith("127.0.0.1:")}
-    assert not elsewhere, elsewhere
-
-
 def colours_on(page: Page) -> dict[str, int]:
     """Colour → pixels of the canvas that show it at least nearly opaque, after it was drawn again."""
     return page.evaluate(
@@ -299,7 +271,7 @@ def place_of(page: Page, x: float, y: float) -> dict[str, float]:
 
 
 def test_the_map_is_drawn_in_the_clusters_colours(open_page, client: httpx.Client, screenshots: Path) -> None:
-    page = open_page()
+    page = open_page("/clusters")
     clusters = client.get("/v1/clusters").json()["clusters"]
     expect(page.locator(".open")).to_have_count(len(clusters))
     expect(page.locator("#release")).to_have_text("Release 7 · 80 products")
@@ -321,7 +293,7 @@ def test_the_map_is_drawn_in_the_clusters_colours(open_page, client: httpx.Clien
 
 
 def test_a_point_shows_its_product_and_opens_its_cluster(open_page, client: httpx.Client, screenshots: Path) -> None:
-    page = open_page()
+    page = open_page("/clusters")
     expect(page.locator(".open").first).to_be_visible()
     drawn = client.get("/v1/map").json()
     # The loneliest point, so that no other is nearer to the mouse.
@@ -357,7 +329,7 @@ def test_a_cluster_opens_at_its_top_however_far_another_was_scrolled(open_page) 
 
 
 def test_a_chosen_cluster_stands_out(open_page, client: httpx.Client) -> None:
-    page = open_page()
+    page = open_page("/clusters")
     expect(page.locator(".open").first).to_be_visible()
     first, second, *_ = dot_colours(page)
     assert pixels_of(page, second) > 20
@@ -394,7 +366,7 @@ def test_a_cluster_s_panel_says_what_it_holds_and_what_looks_wrong(
 
 
 def test_suspects_can_be_marked_on_the_map(open_page) -> None:
-    page = open_page()
+    page = open_page("/clusters")
     expect(page.locator("#marking")).to_be_visible()
     ink = page.evaluate("getComputedStyle(document.body).color")
     colour = tuple(int(value) for value in ink[4:-1].split(","))
@@ -404,7 +376,7 @@ def test_suspects_can_be_marked_on_the_map(open_page) -> None:
 
 
 def test_the_list_is_sorted_by_any_column(open_page, client: httpx.Client) -> None:
-    page = open_page()
+    page = open_page("/clusters")
     expect(page.locator(".open").first).to_be_visible()
     clusters = client.get("/v1/clusters").json()["clusters"]
     for column in ("purity", "num_suspects", "num_products"):
@@ -419,7 +391,7 @@ def test_the_list_is_sorted_by_any_column(open_page, client: httpx.Client) -> No
 
 
 def test_everything_by_keyboard(open_page) -> None:
-    page = open_page()
+    page = open_page("/clusters")
     expect(page.locator(".open").first).to_be_visible()
     page.locator(".open").nth(1).focus()
     page.keyboard.press("Enter")
@@ -437,7 +409,7 @@ def test_everything_by_keyboard(open_page) -> None:
 
 
 def test_the_map_is_moved_by_wheel_and_hand(open_page) -> None:
-    page = open_page()
+    page = open_page("/clusters")
     expect(page.locator(".open").first).to_be_visible()
     whole = colours_on(page)
     page.locator("#canvas").hover(position={"x": 300, "y": 300})
@@ -455,7 +427,7 @@ def test_the_map_is_moved_by_wheel_and_hand(open_page) -> None:
 
 
 def test_two_fingers_zoom(open_page) -> None:
-    page = open_page(viewport=PHONE, is_mobile=True, has_touch=True)
+    page = open_page("/clusters", viewport=PHONE, is_mobile=True, has_touch=True)
     expect(page.locator(".open").first).to_be_visible()
     box = page.locator("#canvas").bounding_box()
     whole = colours_on(page)
@@ -475,7 +447,7 @@ def test_two_fingers_zoom(open_page) -> None:
 
 
 def test_it_fits_a_phone(open_page, screenshots: Path) -> None:
-    page = open_page(viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
+    page = open_page("/clusters", viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
     expect(page.locator(".open").first).to_be_visible()
     assert sum(colours_on(page).values()) > 500
     page.screenshot(path=screenshots / "clusters-phone.png")
@@ -491,7 +463,7 @@ def test_it_fits_a_phone(open_page, screenshots: Path) -> None:
 
 
 def test_it_can_be_read_at_night(open_page, screenshots: Path) -> None:
-    page = open_page(color_scheme="dark")
+    page = open_page("/clusters", color_scheme="dark")
     expect(page.locator(".open").first).to_be_visible()
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(int(value) for value in background[4:-1].split(",")) < 60
@@ -500,7 +472,7 @@ def test_it_can_be_read_at_night(open_page, screenshots: Path) -> None:
 
 
 def test_a_release_without_a_map_says_so_and_shows_its_clusters(open_page, before: Service) -> None:
-    page = open_page(url=before.url)
+    page = open_page("/clusters", url=before.url)
     expect(page.locator("#mapless")).to_contain_text("Release 4 was built before maps were stored.")
     expect(page.locator("#map")).to_be_hidden()
     expect(page.locator("#suspects-head")).to_be_hidden()
@@ -534,7 +506,7 @@ def test_names_are_words_and_never_markup(open_page, start_service, make_release
 def test_an_open_page_follows_another_release(open_page, start_service, make_release: ReleaseMaker) -> None:
     releases = {5: mapped(make_release(5, rows=slice(0, 40))), 6: mapped(make_release(6, seed=6))}
     service = start_service(World(alias=5, releases=releases))
-    page = open_page(url=service.url)
+    page = open_page("/clusters", url=service.url)
     expect(page.locator("#release")).to_have_text("Release 5 · 40 products")
     service.world.alias = 6
     service.wait_until(lambda state: state["release"] == 6)
@@ -546,7 +518,7 @@ def test_an_open_page_follows_another_release(open_page, start_service, make_rel
 def test_a_locked_service_asks_for_its_key(open_page, start_service, release: OpenRelease) -> None:
     keys = ApiKeys.parse(SecretStr(KEY))
     service = start_service(World(alias=7, releases={7: release}), keys=keys)
-    page = open_page(url=service.url, expect_errors=True)
+    page = open_page("/clusters", url=service.url, expect_errors=True)
     expect(page.locator("#unlock-text")).to_have_text("The service asks for a key.")
     expect(page.locator("#key")).to_be_focused()
     page.locator("#key").fill("not-the-key-0123456789")

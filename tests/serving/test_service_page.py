@@ -1,43 +1,12 @@
 """The page, in a real browser: no script error, no request to another host, everything by keyboard too."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.serving.service_world import DrawnShop, ReleaseMaker, Service, World, until
-
-DESKTOP = {"width": 1280, "height": 900}
-PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture
-def open_page(chromium: Browser, service: Service) -> Iterator:
-    """`open_page(path, …)`: a page whose script errors and off-host requests fail the test at its end."""
-    errors: list[str] = []
-    hosts: set[str] = set()
-    contexts = []
-
-    def open_(path: str = "/", *, url: str = service.url, expect_errors: bool = False, **options: object) -> Page:
-        context = chromium.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        if not expect_errors:
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(url + path)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not errors, errors
-    elsewhere = {host for host in hosts if host and not host.startswith("127.0.0.1:")}  # "": blob: and data:
-    assert not elsewhere, elsewhere
+from tests.serving.service_world import PHONE, DrawnShop, ReleaseMaker, World, until
 
 
 def shown_ids(page: Page) -> list[str]:
@@ -51,7 +20,7 @@ def pictures_shown(page: Page) -> int:
 
 
 def test_the_window_invites(open_page, shop: DrawnShop, screenshots: Path) -> None:
-    page = open_page()
+    page = open_page("/")
     expect(page.locator(".card")).to_have_count(24)
     expect(page.locator("#release")).to_have_text(f"Release 3 · {len(shop.products)} products")
     expect(page.locator("#examples button")).to_have_count(6)
@@ -63,7 +32,7 @@ def test_the_window_invites(open_page, shop: DrawnShop, screenshots: Path) -> No
 
 
 def test_words_are_searched_while_typing_and_live_in_the_address(open_page, release, screenshots: Path) -> None:
-    page = open_page()
+    page = open_page("/")
     page.locator("#text").press_sequentially("navy blue shirt", delay=10)
     expect(page.locator("h1")).to_have_text("navy blue shirt")
     assert shown_ids(page) == list(release.search(text="navy blue shirt", k=24).product_ids)
@@ -92,7 +61,7 @@ def test_more_like_this_and_back(open_page, release) -> None:
 
 
 def test_a_picture_from_disk_with_and_without_words(open_page, shop: DrawnShop, screenshots: Path) -> None:
-    page = open_page()
+    page = open_page("/")
     expect(page.locator(".card")).to_have_count(24)
     wanted = shop.products.product_id[5]
     file = {"name": "phone.jpg", "mimeType": "image/jpeg", "buffer": shop.picture_of(wanted)}
@@ -115,7 +84,7 @@ def test_a_picture_from_disk_with_and_without_words(open_page, shop: DrawnShop, 
 
 
 def test_what_is_no_picture_is_said(open_page) -> None:
-    page = open_page()
+    page = open_page("/")
     page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"not a picture"})
     expect(page.locator("#notice-text")).to_contain_text("cannot be read as a picture")
 
@@ -157,7 +126,7 @@ def test_more_results_keep_those_that_are_there(open_page, shop: DrawnShop) -> N
 
 
 def test_everything_by_keyboard(open_page) -> None:
-    page = open_page()
+    page = open_page("/")
     expect(page.locator(".card")).to_have_count(24)
     page.keyboard.press("/")
     expect(page.locator("#text")).to_be_focused()
@@ -251,7 +220,7 @@ def test_the_api_s_page_says_what_the_api_takes(open_page, client: httpx.Client,
 
 
 def test_a_product_is_searched_with_words_and_without_others(open_page, release, screenshots: Path) -> None:
-    page = open_page()
+    page = open_page("/")
     page.locator(".face").nth(2).click()
     expect(page.locator("h1")).to_contain_text("Like ")
     liked = parse_qs(urlsplit(page.url).query)["similar"][0]
@@ -278,6 +247,16 @@ def test_look_alikes_are_folded_by_a_tick(open_page, release) -> None:
     expected = release.search(text="shirt", k=24, spread=True)
     until(page, "[...document.querySelectorAll('.traits')].some(line => line.textContent.includes(' alike'))")
     assert shown_ids(page) == list(expected.product_ids)
+
+
+def test_a_result_shows_its_score_and_leads_to_its_cluster(open_page, release) -> None:
+    page = open_page("/?q=shirt")
+    expect(page.locator(".face")).to_have_count(24)
+    found = release.search(text="shirt", k=24)
+    assert page.locator(".score").all_text_contents() == [f"{hit.score:.3f}" for hit in found.hits]
+    page.locator(".found a").first.click()
+    expect(page.locator("#panel-name")).to_be_visible()
+    assert parse_qs(urlsplit(page.url).query)["cluster"] == [str(found.hits[0].cluster)]
 
 
 def test_why_a_product_is_found(open_page, release, screenshots: Path) -> None:

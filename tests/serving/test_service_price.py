@@ -3,16 +3,17 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from enclip.client import SearchClient, SearchFilters, SearchRequest
 from enclip.pipeline.open_release import OpenRelease
 from enclip.retrieval.searcher import Searcher
-from tests.serving.service_world import DrawnShop, Service, World, check_refused, until
+from tests.serving.service_world import PHONE, DrawnShop, PageOpener, Service, World, check_refused, until
 
 LOW, HIGH = 30.0, 90.0
 
@@ -102,16 +103,14 @@ def unpriced(start_service: Callable[..., Service], release: OpenRelease) -> Ser
     return start_service(World(alias=4, releases={4: without_prices(release)}))
 
 
-def test_a_catalog_without_prices_offers_none(unpriced: Service, chromium: Browser) -> None:
+def test_a_catalog_without_prices_offers_none(unpriced: Service, open_page: PageOpener) -> None:
     with unpriced.client() as client:
         assert client.get("/v1/catalog").json()["price"] is None
         bounded = client.post("/v1/search", json={"text": "shirt", "filters": {"price_min": 0}}).json()
         assert bounded["results"] == []
-    page = chromium.new_page()
-    page.goto(unpriced.url)
+    page = open_page("/", url=unpriced.url)
     expect(page.locator(".card")).to_have_count(24)
     expect(page.locator("#prices")).to_be_hidden()
-    page.close()
 
 
 def shown_ids(page: Page) -> set[str]:
@@ -119,12 +118,9 @@ def shown_ids(page: Page) -> set[str]:
 
 
 def test_prices_are_chosen_on_the_page_and_kept_in_the_address(
-    chromium: Browser, service: Service, shop: DrawnShop, screenshots: Path
+    open_page: PageOpener, shop: DrawnShop, screenshots: Path
 ) -> None:
-    errors: list[str] = []
-    page = chromium.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce", locale="en-GB")
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(f"{service.url}/?q=shirt")
+    page = open_page("/?q=shirt", locale="en-GB")
     expect(page.locator(".card")).to_have_count(24)
     expect(page.locator("#prices")).to_be_visible()
     page.get_by_label("Lowest price").fill("100")
@@ -138,11 +134,9 @@ def test_prices_are_chosen_on_the_page_and_kept_in_the_address(
     until(page, "document.querySelector('.well img').naturalWidth > 0")
     page.screenshot(path=screenshots / "page-price.png")
 
-    again = chromium.new_page(locale="en-GB")
-    again.goto(page.url)
+    again = open_page("/?" + urlsplit(page.url).query, locale="en-GB")
     expect(again.locator("h1")).to_have_text("shirt, 100 to 120")
     assert again.get_by_label("Lowest price").input_value() == "100"
-    again.close()
 
     page.get_by_label("Lowest price").fill("130")  # above the other: the same two prices, the other way round
     expect(page.locator("h1")).to_have_text("shirt, 120 to 130")
@@ -151,20 +145,14 @@ def test_prices_are_chosen_on_the_page_and_kept_in_the_address(
     expect(page.locator("h1")).to_have_text("shirt")
     assert page.get_by_label("Highest price").input_value() == ""
     assert "price" not in page.url
-    page.close()
-    assert not errors, errors
 
 
-def test_a_price_alone_is_a_search(chromium: Browser, service: Service, shop: DrawnShop, screenshots: Path) -> None:
+def test_a_price_alone_is_a_search(open_page: PageOpener, shop: DrawnShop, screenshots: Path) -> None:
     for scheme in ("light", "dark"):
-        page = chromium.new_page(
-            viewport={"width": 390, "height": 844}, color_scheme=scheme, reduced_motion="reduce", locale="en-GB"
-        )
-        page.goto(f"{service.url}/?price_max=60&price_min=nonsense")
+        page = open_page("/?price_max=60&price_min=nonsense", viewport=PHONE, color_scheme=scheme, locale="en-GB")
         expect(page.locator("h1")).to_have_text("products, up to 60")
         assert shown_ids(page) <= ids_between(shop, None, 60)
         expect(page.locator(".card")).not_to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         until(page, "document.querySelector('.well img').naturalWidth > 0")
         page.screenshot(path=screenshots / f"page-price-phone-{scheme}.png")
-        page.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 from pydantic import SecretStr
 
 from enclip.catalog.columns import RawRow
@@ -29,7 +29,7 @@ from enclip.pipeline.products import SingleProducts
 from enclip.serving.access import ApiKeys
 from enclip.serving.refresh import Refresher
 from enclip.serving.shelf import MAX_WAITING, NUM_WITHDRAWING
-from tests.serving.service_world import DrawnShop, Service, World, check_refused
+from tests.serving.service_world import DrawnShop, PageOpener, Service, World, check_refused
 
 SEARCH, WRITE = "search-key-0123456789", "write-key-0123456789"
 MAY_WRITE = {"X-API-Key": WRITE}
@@ -427,17 +427,15 @@ def test_the_readme_s_commands_work(place: Place, shop: DrawnShop, tmp_path: Pat
 
 
 def test_the_docs_page_says_how_to_write_and_that_searching_needs_no_key(
-    place: Place, chromium: Browser, screenshots: Path
+    place: Place, open_page: PageOpener, screenshots: Path
 ) -> None:
-    page = chromium.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(f"{place.service.url}/docs")
+    page = open_page("/docs", url=place.service.url)
     delete = page.locator(".operation").filter(has_text="DELETE")
     expect(delete).to_contain_text("/v1/products/{product_id}")
     expect(delete).to_contain_text("403")
     expect(page.locator("#curl")).to_contain_text("v1/search")
     expect(page.locator("#curl")).not_to_contain_text("X-API-Key")
     page.screenshot(path=screenshots / "docs-products.png", full_page=True)
-    page.close()
 
 
 def test_records_hold_what_the_schemas_say(place: Place, shop: DrawnShop) -> None:

@@ -1,8 +1,9 @@
 // One search over two releases: what differs is marked, and what people think of it is kept.
 import { fillFace, imageOf } from "./card.js";
 import { carry, slashFocuses } from "./pages.js";
+import { Question } from "./question.js";
 import { fetchJson, postJson } from "./service.js";
-import { showProblem, stopAsking, whenUnlocked } from "./unlock.js";
+import { showProblem, whenUnlocked } from "./unlock.js";
 
 const $ = (id) => document.getElementById(id);
 const K = 12;
@@ -16,9 +17,12 @@ const asked = Object.fromEntries(IN_ADDRESS.map((name) => [name, ""]));
 const opinions = new Map(); // what this judge said of what is shown → verdict
 let releases = [];
 let answer = null;
-let running = null;
-let pause = 0;
 let numKept = 0;
+const question = new Question(show, $("sides"), {
+  patienceMs: WORTH_SAYING_MS,
+  waits: () => ($("summary").textContent = "Opening the releases; the first time takes some seconds."),
+  fails: () => answer || ($("summary").textContent = ""),
+});
 
 function readAddress() {
   const params = new URLSearchParams(location.search);
@@ -35,31 +39,17 @@ function writeAddress({ push }) {
 
 const query = () => (asked.q ? { text: asked.q } : { like: asked.similar });
 
-/** Show what is asked for; an older comparison that is still under way is given up. */
-async function show({ push = false } = {}) {
-  clearTimeout(pause);
-  running?.abort();
-  const mine = (running = new AbortController());
-  const dim = setTimeout(() => {
-    $("sides").classList.add("waiting");
-    $("summary").textContent = "Opening the releases; the first time takes some seconds.";
-  }, WORTH_SAYING_MS);
-  try {
-    await loadReleases(mine.signal);
+/** Show what is asked for. */
+function show({ push = false } = {}) {
+  return question.ask(async (signal) => {
+    await loadReleases(signal);
     if (releases.length < 2) return showAlone();
     chooseReleases();
     writeAddress({ push });
     showControls();
-    if (!asked.q && !asked.similar) await showStart(mine.signal);
-    else showAnswer(await postJson("v1/compare", { ...query(), left: asked.left, right: asked.right, k: K }, { signal: mine.signal }));
-    $("notice").hidden = true;
-    stopAsking();
-  } catch (error) {
-    if (error.name !== "AbortError" && running === mine) showFailure(error);
-  } finally {
-    clearTimeout(dim);
-    if (running === mine) $("sides").classList.remove("waiting");
-  }
+    if (!asked.q && !asked.similar) await showStart(signal);
+    else showAnswer(await postJson("v1/compare", { ...query(), left: asked.left, right: asked.right, k: K }, { signal }));
+  });
 }
 
 async function loadReleases(signal) {
@@ -271,11 +261,6 @@ async function showStanding() {
   $("judged").textContent = pair
     ? `Release ${pair.release} against ${pair.against} so far: ${pair.wins} better, ${pair.ties} same, ${pair.losses} worse.`
     : found.says;
-}
-
-function showFailure(error) {
-  if (!answer) $("summary").textContent = "";
-  pause = showProblem(error, show) ?? pause; // it passes while a release is being opened, too
 }
 
 /** Of what stands beside the answer: it is no reason to ask for the answer again. */

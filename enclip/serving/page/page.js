@@ -2,14 +2,16 @@ import { fillFace, imageOf, money } from "./card.js";
 import { paint } from "./colours.js";
 import { carry, slashFocuses } from "./pages.js";
 import { readPicture } from "./picture.js";
+import { Question } from "./question.js";
 import { fetchJson, postJson } from "./service.js";
-import { showProblem, stopAsking, whenUnlocked } from "./unlock.js";
+import { whenUnlocked } from "./unlock.js";
 import { explain } from "./why.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE_SIZES = [24, 48, 100];
 const MAX_SWATCHES = 14;
 const TYPING_PAUSE_MS = 300;
+const PATIENCE_MS = 150;
 
 // What is asked for. Everything but the picture lives in the address, so that a search can be sent to a friend.
 const BOUNDS = ["price_min", "price_max"];
@@ -19,9 +21,8 @@ const asked = { ...Object.fromEntries(IN_ADDRESS.map((name) => [name, ""])), k: 
 const NO_FILTERS = { category: "", gender: "", colour: "", price_min: "", price_max: "", without: "", spread: "" };
 let catalog = null;
 let catalogOf = ""; // the filters that its counts are for
-let running = null;
-let pause = 0;
 const names = new Map(); // product id → name, of what was shown
+const question = new Question(show, $("results"), { patienceMs: PATIENCE_MS });
 
 function readAddress() {
   const params = new URLSearchParams(location.search);
@@ -89,27 +90,16 @@ function ask(signal) {
   return postJson("v1/search", searchBody(), { signal });
 }
 
-/** Show what is asked for; an older search that is still under way is given up. */
-async function show({ push = false } = {}) {
-  clearTimeout(pause);
-  running?.abort();
-  const mine = (running = new AbortController());
+/** Show what is asked for. */
+function show({ push = false } = {}) {
   writeAddress({ push });
   showControls();
-  const dim = setTimeout(() => $("results").classList.add("waiting"), 150);
-  try {
-    if (!catalog || catalogOf !== filterKey()) await loadCatalog(mine.signal);
+  return question.ask(async (signal) => {
+    if (!catalog || catalogOf !== filterKey()) await loadCatalog(signal);
     if (asked.similar && !names.has(asked.similar)) await learnName(asked.similar);
-    if (asked.q || asked.picture || asked.similar || filterWords()) showAnswer(await ask(mine.signal));
+    if (asked.q || asked.picture || asked.similar || filterWords()) showAnswer(await ask(signal));
     else showWindow();
-    $("notice").hidden = true;
-    stopAsking();
-  } catch (error) {
-    if (error.name !== "AbortError" && running === mine) showFailure(error);
-  } finally {
-    clearTimeout(dim);
-    if (running === mine) $("results").classList.remove("waiting");
-  }
+  });
 }
 
 /** All fields at once: whoever goes on to the next one before the pause is over means both. */
@@ -245,7 +235,7 @@ function showAnswer(answer) {
   document.title = `${title} · ENCLIP search`;
   showCards(answer.results);
   $("more").hidden = number < asked.k || asked.k === PAGE_SIZES.at(-1);
-  if (answer.release !== catalog.release) loadCatalog().catch(showFailure);
+  if (answer.release !== catalog.release) loadCatalog().catch((error) => question.fail(error));
 }
 
 function showWindow() {
@@ -271,17 +261,17 @@ function cardOf(product, place) {
   fillFace(face, product, product.folded ? `+${product.folded} alike` : "");
   names.set(product.product_id, product.name);
   if ("score" in product) {
+    card.querySelector(".found").hidden = false;
+    card.querySelector(".score").textContent = product.score.toFixed(3);
+    const cluster = card.querySelector(".found a");
+    cluster.textContent = `cluster ${product.cluster}`;
+    cluster.href = `clusters?cluster=${product.cluster}`;
     const why = card.querySelector(".why");
-    why.hidden = false;
     why.setAttribute("aria-label", `Why ${product.name || product.product_id}?`);
     why.addEventListener("click", () => explain(product, searchBody()));
   }
   face.addEventListener("click", () => start({ similar: product.product_id }));
   return card;
-}
-
-function showFailure(error) {
-  pause = showProblem(error, show) ?? pause;
 }
 
 /** Ask for something new; filters stay where the caller does not say otherwise. */
@@ -297,7 +287,7 @@ async function usePicture(file) {
     const picture = await readPicture(file);
     start({ q: $("text").value.trim(), picture });
   } catch (error) {
-    showFailure(error);
+    question.fail(error);
   }
 }
 
@@ -309,8 +299,7 @@ $("form").addEventListener("submit", (event) => {
 });
 for (const id of Object.values(TYPED)) {
   $(id).addEventListener("input", () => {
-    clearTimeout(pause);
-    pause = setTimeout(() => {
+    question.later(() => {
       readTyped();
       asked.k = PAGE_SIZES[0];
       show();

@@ -1,32 +1,51 @@
-"""The pages for people; their parts lie in `serving/page`, and nothing comes from another host."""
+"""The pages for people: `serving/templates`, and what they load out of `serving/page`; nothing is from another host."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-PAGE = Path(str(files("enclip.serving") / "page"))
+ASSETS = Path(str(files("enclip.serving") / "page"))
 
 
-def page_routes() -> APIRouter:
-    """`/`, `/compare`, `/clusters` and `/docs`."""
+@dataclass(frozen=True)
+class Page:
+    """A page, as its navigation names it."""
+
+    name: str
+    template: str
+    href: str
+
+
+SEARCH = Page("Search", "search.html", "./")
+COMPARE = Page("Compare", "compare.html", "compare")
+PAGES = (SEARCH, COMPARE, Page("Clusters", "clusters.html", "clusters"), Page("API", "docs.html", "docs"))
+
+
+def page_routes(*, compares: bool) -> APIRouter:
+    """`/`, `/compare`, `/clusters` and `/docs`; where nothing can be compared, no page leads to `/compare`."""
     router = APIRouter(include_in_schema=False)
-
-    @router.get("/")
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
-
-    @router.get("/compare")
-    async def compare() -> FileResponse:
-        return FileResponse(PAGE / "compare.html", headers={"Cache-Control": "no-cache"})
-
-    @router.get("/clusters")
-    async def clusters() -> FileResponse:
-        return FileResponse(PAGE / "clusters.html", headers={"Cache-Control": "no-cache"})
-
-    @router.get("/docs")
-    async def docs() -> FileResponse:
-        return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
-
+    environment = Environment(
+        loader=PackageLoader("enclip.serving"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    shown = [page for page in PAGES if compares or page is not COMPARE]
+    for page in PAGES:
+        html = environment.get_template(page.template).render(page=page, pages=shown)
+        router.add_api_route(f"/{page.href.removeprefix('./')}", _answering(html))
     return router
+
+
+def _answering(html: str) -> Callable[[], Awaitable[HTMLResponse]]:
+    async def page() -> HTMLResponse:
+        return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
+
+    return page

@@ -12,6 +12,7 @@ from enclip.catalog.drawn import draw_catalog
 from enclip.pipeline.changed import should_refresh
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
 from enclip.pipeline.ingest import ingest_source
@@ -22,7 +23,7 @@ from enclip.pipeline.runs import GateStep, RunFolder
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
 
-from .world import CHILDREN, RUN, World, embed_all, open_home, recipe, root_of
+from .world import CHILDREN, RUN, World, open_home, recipe, root_of
 
 pytestmark = pytest.mark.slow
 

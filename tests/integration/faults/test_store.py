@@ -15,10 +15,10 @@ import pytest
 
 from enclip.blobs import S3Blobs
 from enclip.errors import StoreError
-from enclip.pipeline.embed import embed
+from enclip.pipeline.embed import embed, embed_all
 from tests.conftest import free_port, unavailable, wait_until
 
-from .world import RUN, World, embed_all, open_home, state_of
+from .world import RUN, World, open_home, state_of
 
 pytestmark = pytest.mark.slow
 
@@ -141,10 +141,10 @@ def test_an_embedding_whose_store_dies_goes_on_when_it_is_back(world: World, s3:
 
     start = time.monotonic()
     with pytest.raises(StoreError, match="s3://shop/store"):
-        embed_all(platform)
+        embed_all(platform, RUN)
     assert time.monotonic() - start < 20
 
     s3.start()
-    embed_all(platform)
+    embed_all(platform, RUN)
     platform.database.dispose()
     assert state_of(home, **place) == world.states["embed"]

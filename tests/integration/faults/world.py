@@ -23,7 +23,7 @@ from enclip.config import Settings
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
 from enclip.pipeline.distil import distil_run
-from enclip.pipeline.embed import embed, plan_embedding
+from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gate import decide
 from enclip.pipeline.ingest import ingest_source
@@ -68,18 +68,13 @@ def root_of(platform: Platform) -> Path:
     return platform.settings.home.parent
 
 
-def embed_all(platform: Platform, run_id: str = RUN) -> None:
-    for task in plan_embedding(platform, run_id):
-        embed(platform, run_id, member=task.member, shard=task.shard)
-
-
 STEPS: dict[str, Callable[[Platform], object]] = {
     "ingest": lambda platform: ingest_source(platform, str(root_of(platform) / "catalog")),
     "snapshot": lambda platform: take(platform, RUN, recipe(root_of(platform))),
     "train": lambda platform: train(platform, RUN, environment={}),
     "choose": lambda platform: choose(platform, RUN),
     "distil": lambda platform: distil_run(platform, RUN),
-    "embed": embed_all,
+    "embed": lambda platform: embed_all(platform, RUN),
     "cluster": lambda platform: build(platform, RUN),
     "evaluate": lambda platform: evaluate_run(platform, RUN),
     "gate": lambda platform: decide(platform, RUN),
