@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from report import print_result
 from served import Load, Server, register_release, requests_of, served
 
@@ -37,12 +38,13 @@ REPORT = Path("docs/reports/soak.md")
 
 @dataclass(frozen=True)
 class Sample:
-    """The service at one moment."""
+    """The service at one moment; `p99_ms` is of what was answered since the one before."""
 
     at_s: float
     release: int
     rss_mb: float
     answered: int
+    p99_ms: float
 
 
 def main() -> None:
@@ -109,14 +111,16 @@ def _soak(
     ended = threading.Event()
     asking = threading.Thread(target=load.at_rate, args=(per_s,), kwargs={"until": ended.is_set})
     started, release, waits_s = time.monotonic(), 1, []
-    samples = [Sample(0.0, release, server.rss_mb(), 0)]
+    samples = [Sample(0.0, release, server.rss_mb(), 0, 0.0)]
     asking.start()
     try:
         for number in range(1, switches + 1):
             release = 3 - release
             waits_s.append(server.switch(release))
             time.sleep(max(0.0, started + minutes * 60 * number / switches - time.monotonic()))
-            samples.append(Sample(time.monotonic() - started, release, server.rss_mb(), len(load.latencies_s)))
+            since, answered = samples[-1].answered, len(load.latencies_s)
+            p99_ms = float(np.quantile(load.latencies_s[since:answered] or [0.0], 0.99)) * 1000
+            samples.append(Sample(time.monotonic() - started, release, server.rss_mb(), answered, p99_ms))
     finally:
         ended.set()
         asking.join()
@@ -150,7 +154,7 @@ def _report(
     ]
     every = max(1, len(samples) // ROWS)
     rows = [
-        (f"{sample.at_s / 60:.1f}", sample.release, f"{sample.rss_mb:.0f}", sample.answered)
+        (f"{sample.at_s / 60:.1f}", sample.release, f"{sample.rss_mb:.0f}", sample.answered, f"{sample.p99_ms:.0f}")
         for place, sample in enumerate(samples)
         if place % every == 0 or place == len(samples) - 1
     ]
@@ -164,7 +168,7 @@ def _report(
             f"that it names said when it alone was served. Latency counts from when a request was due.\n",
             markdown_table(("", ""), figures),
             "\n## Over time\n",
-            markdown_table(("minute", "release", "memory, MB", "answered"), rows),
+            markdown_table(("minute", "release", "memory, MB", "answered", "p99, ms"), rows),
         ]
     )
 

@@ -9,6 +9,10 @@ from playwright.sync_api import Page, expect
 from tests.serving.service_world import PHONE, DrawnShop, ReleaseMaker, World, until
 
 
+def figure(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
 def shown_ids(page: Page) -> list[str]:
     return page.eval_on_selector_all(".face", "faces => faces.map(face => face.dataset.product)")
 
@@ -253,7 +257,7 @@ def test_a_result_shows_its_score_and_leads_to_its_cluster(open_page, release) -
     page = open_page("/?q=shirt")
     expect(page.locator(".face")).to_have_count(24)
     found = release.search(text="shirt", k=24)
-    assert page.locator(".score").all_text_contents() == [f"{hit.score:.3f}" for hit in found.hits]
+    assert page.locator(".score").all_text_contents() == [figure(hit.score) for hit in found.hits]
     page.locator(".found a").first.click()
     expect(page.locator("#panel-name")).to_be_visible()
     assert parse_qs(urlsplit(page.url).query)["cluster"] == [str(found.hits[0].cluster)]
@@ -265,7 +269,7 @@ def test_why_a_product_is_found(open_page, release, screenshots: Path) -> None:
     page.locator(".card").first.hover()
     page.locator(".why").first.click()
     found, _ = release.explain(release.search(text="navy blue shirt", k=1).product_ids[0], text="navy blue shirt")
-    expect(page.locator("#why caption").first).to_have_text(f"Score {found.score:.3f}")
+    expect(page.locator("#why caption").first).to_have_text("Score " + figure(found.score))
     expect(page.locator("#why")).to_contain_text("One member")
     page.screenshot(path=screenshots / "why.png")
     page.keyboard.press("Escape")

@@ -11,7 +11,7 @@ export function fillFace(face, product, more = "") {
   const traits = [product.article_type, product.colour, more].filter(Boolean).join(" · ");
   face.querySelector(".traits").replaceChildren(...priceTag(product, traits), traits);
   face.dataset.product = product.product_id;
-  if ("score" in product) face.title = `score ${product.score.toFixed(3)} · cluster ${product.cluster}`;
+  if ("score" in product) face.title = `score ${figure(product.score)} · cluster ${product.cluster}`;
 }
 
 function priceTag({ price }, traits) {
@@ -20,6 +20,9 @@ function priceTag({ price }, traits) {
   tag.textContent = money(price);
   return traits ? [tag, " · "] : [tag];
 }
+
+/** A score or a cosine; calibrated ones are often below zero. */
+export const figure = (value) => value.toFixed(3).replace("-", "−");
 
 /** The catalog knows no currency, so a price is a number with as many decimals as it needs: none or two. */
 export function money(price) {

@@ -1,4 +1,4 @@
-import { fillFace, imageOf, money } from "./card.js";
+import { figure, fillFace, imageOf, money } from "./card.js";
 import { paint } from "./colours.js";
 import { carry, slashFocuses } from "./pages.js";
 import { readPicture } from "./picture.js";
@@ -262,7 +262,7 @@ function cardOf(product, place) {
   names.set(product.product_id, product.name);
   if ("score" in product) {
     card.querySelector(".found").hidden = false;
-    card.querySelector(".score").textContent = product.score.toFixed(3);
+    card.querySelector(".score").textContent = figure(product.score);
     const cluster = card.querySelector(".found a");
     cluster.textContent = `cluster ${product.cluster}`;
     cluster.href = `clusters?cluster=${product.cluster}`;

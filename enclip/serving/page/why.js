@@ -1,5 +1,5 @@
 /** Why a product is found: its score as bars, what each member thinks of it, what its picture shows. */
-import { imageOf } from "./card.js";
+import { figure, imageOf } from "./card.js";
 import { postJson } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
@@ -39,10 +39,10 @@ function described(found) {
   const shown = found.attributes.map(
     ({ values, probability, wanted }) => `${values.join(" or ")} ${percent(probability)}${wanted ? "" : " (not wanted)"}`,
   );
-  const asked = Object.entries(found.cosines).map(([name, value]) => `${ASKED[name]} ${value.toFixed(3)}`);
+  const asked = Object.entries(found.cosines).map(([name, value]) => `${ASKED[name]} ${figure(value)}`);
   return [
     table(
-      `Score ${found.score.toFixed(3)}`,
+      `Score ${figure(found.score)}`,
       ["", "adds", ""],
       parts.map(([name, value]) => [label(name), signed(value), bar(value / most)]),
     ),
@@ -52,7 +52,7 @@ function described(found) {
       found.members.length > 1 ? `${found.members.length} members` : "One member",
       ["version", "weight", "cosine", "its own rank"],
       found.members.map(({ version, weight, cosine, rank }) => [
-        String(version), percent(weight), cosine.toFixed(3), rank.toLocaleString(),
+        String(version), percent(weight), figure(cosine), rank.toLocaleString(),
       ]),
     ),
   ].filter(Boolean);
