@@ -9,6 +9,7 @@ from airflow.sdk import (
     Asset,
     BaseOperatorLink,
     Context,
+    CronTriggerTimetable,
     ExceptionRetryPolicy,
     Param,
     RetryAction,
@@ -34,6 +35,16 @@ FIRST_TASK = "snapshot"
 """Every run that builds a release opens its MLflow run in a task of this name."""
 
 TAGS = ["enclip"]
+
+
+def at(cron: str) -> CronTriggerTimetable:
+    """The times of a DAG, UTC.
+
+    One that is switched on waits for the next of them. By itself Airflow would start at once a run that was due up to a
+    tenth of the period ago: on most of a Monday, a weekly training.
+    """
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0))
+
 
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[

@@ -16,8 +16,8 @@ what there is to do.
 
 from typing import Any
 
-from _defaults import CATALOG, TAGS, TASK_DEFAULTS, open_platform, skip
-from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
+from _defaults import CATALOG, TAGS, TASK_DEFAULTS, at, open_platform, skip
+from airflow.sdk import DAG, Param, get_current_context, task
 
 SHOWN_REJECTIONS = 20
 
@@ -95,7 +95,7 @@ with DAG(
     dag_id="ingest_catalog",
     description="Take in what is new or changed in a catalog.",
     doc_md=__doc__,
-    schedule=CronTriggerTimetable("0 1 * * *", timezone="UTC"),
+    schedule=at("0 1 * * *"),
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,

@@ -12,9 +12,9 @@ from the catalog. By hand it always goes on, unless the form says *only if neede
 the refresh is thrown away: it would undo that.
 """
 
-from _defaults import CATALOG, TAGS, TASK_DEFAULTS, link_to_mlflow, open_platform, remember_mlflow_run
+from _defaults import CATALOG, TAGS, TASK_DEFAULTS, at, link_to_mlflow, open_platform, remember_mlflow_run
 from _release import release_tasks
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, Param, get_current_context, task
 
 PARAMS = {
     "only_if_needed": Param(
@@ -59,7 +59,7 @@ with DAG(
     dag_id="refresh_index",
     description="Index the catalog as it is now with the champion's models.",
     doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 5 * * *", timezone="UTC"), assets=[CATALOG]),
+    schedule=AssetOrTimeSchedule(timetable=at("0 5 * * *"), assets=[CATALOG]),
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,

@@ -27,6 +27,7 @@ from _defaults import (
     GPU_POOL,
     TAGS,
     TASK_DEFAULTS,
+    at,
     belief,
     link_now,
     link_to_mlflow,
@@ -35,7 +36,7 @@ from _defaults import (
     this_run,
 )
 from _release import release_tasks
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, Param, get_current_context, task
 
 from enclip.recipes import SHADOW_FIELDS, GatePolicy, ReleaseRecipe, RetrainRecipe, Strictness, TrainRecipe
 
@@ -200,7 +201,7 @@ with DAG(
     dag_id="retrain",
     description="Fine-tune, ensemble, cluster, evaluate, gate, promote.",
     doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 3 * * 1", timezone="UTC"), assets=[CATALOG]),
+    schedule=AssetOrTimeSchedule(timetable=at("0 3 * * 1"), assets=[CATALOG]),
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
 
@@ -88,6 +88,25 @@ def test_one_run_at_a_time_no_catching_up_and_a_page_of_documentation(
     assert dag.catchup is False
     assert dag.start_date is None  # with one, unpausing starts last period's run at once
     assert "**When:**" in dag.doc_md
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_that_is_switched_on_waits_for_its_time(
+    dag_files: Mapping[str, ModuleType], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.serialization.encoders import coerce_to_core_timetable
+    from airflow.timetables import trigger
+    from airflow.timetables.base import TimeRestriction
+
+    timetable = coerce_to_core_timetable(dag_of(dag_files, name).timetable)
+    minute = timedelta(minutes=1)
+    for late in (minute, timedelta(hours=1), timedelta(hours=15)):
+        now = datetime(2026, 11, 23, {"ingest_catalog": 1, "retrain": 3, "refresh_index": 5}[name], tzinfo=UTC) + late
+        monkeypatch.setattr(trigger, "utcnow", lambda now=now: now)
+        first = timetable.next_dagrun_info(
+            last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
+        )
+        assert first is not None and first.run_after > now, late
 
 
 @pytest.mark.parametrize("name", NAMES)
