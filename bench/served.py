@@ -114,15 +114,20 @@ def eventually(condition: Callable[[], bool], *, timeout_s: float) -> float:
 
 @dataclass(frozen=True)
 class Server:
-    """`enclip serve` as a process, over a platform whose alias can be moved."""
+    """`enclip serve` as a process, over a platform whose alias can be moved.
+
+    Attributes:
+        asking: kept open, since who asks often, in the process that makes the load, must not be the load.
+    """
 
     process: subprocess.Popen[bytes]
     url: str
     platform: Platform
+    asking: httpx.Client
 
     def release(self) -> int | None:
         """What answers now."""
-        release: int | None = httpx.get(f"{self.url}/health/ready").json()["release"]
+        release: int | None = self.asking.get("/health/ready").json()["release"]
         return release
 
     def switch(self, release: int, *, timeout_s: float = 30) -> float:
@@ -150,17 +155,21 @@ def served(platform: Platform, *, log: Path, **environment: str) -> Iterator[Ser
     process = run_enclip("serve", "--port", str(port), home=home, log=log, **environment)
     url = f"http://127.0.0.1:{port}"
 
+    # Given up before the service would: it closes a connection that has rested for 5 s.
+    asking = httpx.Client(base_url=url, limits=httpx.Limits(keepalive_expiry=2.0))
+
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx.get(f"{url}/health/ready").status_code == 200
+            return asking.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
 
     try:
         eventually(ready, timeout_s=120)
-        yield Server(process, url, platform)
+        yield Server(process, url, platform, asking)
     finally:
+        asking.close()
         process.terminate()
         try:
             process.wait(30)

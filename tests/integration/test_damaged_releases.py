@@ -131,7 +131,7 @@ def log_release(
         snapshot="5" * 64,
         trained_on="5" * 64,
         num_products=len(products),
-        members=(member_of(epoch, side),),
+        members=(member_of(epoch, side).model_copy(update={"dim": embedding_ND.shape[1]}),),  # whatever the epoch has
         clusters=ClusterSettings(count=4, pull=0.0),
         rescored=50,
         chosen_because="the only one",
