@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,15 @@ class Up:
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def listening(self) -> set[str]:
+        """Addresses that any of its processes listens on; tasks' come and go meanwhile."""
+        addresses = set()
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                connections = process.net_connections(kind="inet")
+                addresses |= {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
+        return addresses
 
 
 @pytest.fixture
@@ -102,13 +112,7 @@ def test_it_serves_on_the_loopback_only_and_ctrl_c_in_the_middle_of_a_training_l
     assert answers(up.urls["mlflow"] + "/health")
     assert answers(up.urls["search"] + "/health/live")
     assert up.api.healthy()
-    listening = {
-        connection.laddr.ip
-        for process in up.family()
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert listening == {"127.0.0.1"}
+    assert up.listening() == {"127.0.0.1"}
 
     # A second platform on the same home would corrupt it.
     second = subprocess.run(
