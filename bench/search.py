@@ -10,8 +10,9 @@ Two parts, over drawn releases (`releases.py`) of 10,000, 100,000 and 1,000,000 
   Throughput and times; the peer is a FastAPI service with the same members, one thread a core. Then one client alone:
   what words cost end to end over a release of five, against one of one.
 
-Both take turns, so that what else the machine does meets both. The last line is the throughput's ratio. Up to 20
-minutes and 12 GB with a million products: `--products 10000` is quick. `--report docs/reports` writes search.md.
+Both take turns, so that what else the machine does meets both. The last line is the throughput's ratio. The run that
+docs/reports/search.md was made by took 41 minutes and 11 GB; `--products 10000` is quick. `--report docs/reports`
+writes that file.
 """
 
 import argparse
