@@ -26,7 +26,7 @@ from enclip.errors import StoreError
 from enclip.pipeline.open_release import OpenRelease
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.pipeline.products import SingleProducts
-from enclip.serving.access import ApiKeys
+from enclip.serving.access import ApiKeys, needs_write_key
 from enclip.serving.refresh import Refresher
 from enclip.serving.shelf import MAX_WAITING, NUM_WITHDRAWING
 from tests.serving.service_world import DrawnShop, PageOpener, Service, World, check_refused
@@ -445,3 +445,12 @@ def test_records_hold_what_the_schemas_say(place: Place, shop: DrawnShop) -> Non
         *(name for name in type(product).__dataclass_fields__),
         "image",
     }
+
+
+def test_whatever_changes_a_product_asks_for_a_key_that_may_write(place: Place) -> None:
+    """A route to come too: one that this does not know of would be open."""
+    paths = httpx.get(f"{place.service.url}/openapi.json").json()["paths"]
+    below = [(method.upper(), path) for path in paths if path.startswith("/v1/products/") for method in paths[path]]
+    changing = [(method, path) for method, path in below if method not in {"GET", "HEAD"}]
+    assert {method for method, _ in changing} == {"PUT", "DELETE"}
+    assert all(needs_write_key(method, path) for method, path in changing)

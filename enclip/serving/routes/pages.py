@@ -21,9 +21,13 @@ class Page:
     href: str
 
 
-SEARCH = Page("Search", "search.html", "./")
 COMPARE = Page("Compare", "compare.html", "compare")
-PAGES = (SEARCH, COMPARE, Page("Clusters", "clusters.html", "clusters"), Page("API", "docs.html", "docs"))
+PAGES = (
+    Page("Search", "search.html", "./"),
+    COMPARE,
+    Page("Clusters", "clusters.html", "clusters"),
+    Page("API", "docs.html", "docs"),
+)
 
 
 def page_routes(*, compares: bool) -> APIRouter:
