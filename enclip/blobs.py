@@ -2,8 +2,11 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +16,15 @@ Answer = TypeVar("Answer")
 TEMPORARY = ".tmp-"  # begins the name of a file that is still being written
 S3_TIMEOUT_S = 20  # of silence; with the attempts below, a store that hangs fails in about a minute
 S3_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A key that is there, and when it was written last."""
+
+    key: str
+    num_bytes: int
+    written_at: datetime
 
 
 class Blobs(Protocol):
@@ -33,8 +45,12 @@ class Blobs(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Keys that start with the prefix, in ascending order."""
+    def listing(self, prefix: str) -> Iterator[Blob]:
+        """What lies under keys that start with the prefix, in ascending order of the keys."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a key; harmless where there is none. Raises StoreError."""
         ...
 
 
@@ -77,15 +93,23 @@ class FileBlobs:
     def exists(self, key: str) -> bool:
         return self.path(key).is_file()
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def listing(self, prefix: str) -> Iterator[Blob]:
         start = self.path(prefix)
         folder = start if start.is_dir() else start.parent
         if not folder.is_dir():
             return
         for path in sorted(folder.rglob("*")):
             key = path.relative_to(self._root).as_posix()
-            if path.is_file() and key.startswith(prefix) and not path.name.startswith(TEMPORARY):
-                yield key
+            if key.startswith(prefix) and not path.name.startswith(TEMPORARY):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    found = path.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        yield Blob(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+    def delete(self, key: str) -> None:
+        path = self.path(key)
+        with writing(path):
+            path.unlink(missing_ok=True)
 
 
 class S3Blobs:
@@ -126,13 +150,16 @@ class S3Blobs:
 
         return self._call("look up", key, head)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def listing(self, prefix: str) -> Iterator[Blob]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
         )
         for page in self._call("list", prefix, lambda: list(pages)):
             for entry in page.get("Contents", []):
-                yield str(entry["Key"]).removeprefix(self._prefix)
+                yield Blob(str(entry["Key"]).removeprefix(self._prefix), int(entry["Size"]), entry["LastModified"])
+
+    def delete(self, key: str) -> None:
+        self._call("delete", key, lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key))
 
     def _call(self, verb: str, key: str, action: Callable[[], Answer]) -> Answer:
         from botocore.exceptions import BotoCoreError, ClientError

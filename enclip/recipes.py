@@ -179,6 +179,18 @@ class GatePolicy(Recipe):
 SHADOW_FIELDS = tuple(name for name in GatePolicy.model_fields if "_shadow_" in name)
 
 
+class Retention(Recipe):
+    """What keeps its files when old versions are pruned, beside what an alias names and the year's best."""
+
+    keep_releases: int = Field(10, ge=1, le=10_000, description="Newest releases that keep their files.")
+    keep_days: int = Field(
+        30,
+        ge=7,
+        le=3650,
+        description="Days for which everything keeps its files; 7 at least: so long a run may wait for a person.",
+    )
+
+
 class RetrainRecipe(Recipe):
     """Everything a retraining believes."""
 

@@ -36,7 +36,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         judgements.judgements,
     ),
     "Research": (study.study,),
-    "Platform": (platform.up, platform.demo),
+    "Platform": (platform.up, platform.demo, platform.prune),
 }
 for _panel, _commands in PANELS.items():
     for _command in _commands:

@@ -1,7 +1,8 @@
 """Recipe fields as options: each belief's name, bounds and sentence come from `enclip.recipes`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, get_args
 
 import typer
@@ -47,7 +48,7 @@ def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def recipe_from(beliefs: Mapping[str, Any]) -> RetrainRecipe:
     """The recipe of these options. Raises ConfigError naming the option that is out of range."""
-    try:
+    with naming_options():
         return RetrainRecipe(
             train=TrainRecipe(**{name: beliefs[name] for name in TRAIN_FIELDS if name in beliefs}),
             release=ReleaseRecipe(**{name: beliefs[name] for name in RELEASE_FIELDS if name in beliefs}),
@@ -57,6 +58,13 @@ def recipe_from(beliefs: Mapping[str, Any]) -> RetrainRecipe:
                 **{name: beliefs[name] for name in SHADOW_FIELDS if name in beliefs},
             ),
         )
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """A recipe's complaint about a value becomes a ConfigError that names the option."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][-1]).replace("_", "-")

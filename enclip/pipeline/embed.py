@@ -136,7 +136,13 @@ def member_block(
 
 def shard_key(member: Member, snapshot: str, shard: int, shards: int, *, what: What = "embeddings") -> str:
     """Where a shard lies in the blob store."""
-    return f"{what}/{member.weights_sha256[:24]}/{snapshot[:24]}-s{member.pixel_side}/{shard}-of-{shards}.npy"
+    part = snapshot_part(snapshot)
+    return f"{what}/{member.weights_sha256[:24]}/{part}-s{member.pixel_side}/{shard}-of-{shards}.npy"
+
+
+def snapshot_part(snapshot: str) -> str:
+    """How a shard's key names its snapshot."""
+    return snapshot[:24]
 
 
 def _device(device: Device) -> Device:

@@ -141,9 +141,10 @@ def _move(
     )
     with ledger.locked(platform.database, LOCK) as connection:
         champion, _ = _reconcile(connection, registry)
+        is_pruned = registry.release(release).is_pruned  # asked under the lock, under which it is marked
         if champion == release:
             ledger.drop_pending(connection, intention)
-        elif champion == expected_champion:
+        elif champion == expected_champion and not is_pruned:
             registry.set_alias(CHAMPION, release)
             ledger.finish(connection, intention, from_release=champion)
         else:
@@ -156,6 +157,8 @@ def _move(
             f"but the champion now is {_named(champion)}.",
             remedy="Evaluate and gate it again against the new champion.",
         )
+    if champion != release and is_pruned:
+        raise RegistryError(f"The files of release {release} were pruned.", remedy="Name another: `--to N`.")
     return next(move for move in reversed(made) if move.to_release == release)
 
 

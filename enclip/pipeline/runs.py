@@ -277,9 +277,10 @@ class RunFolder:
 
     def timings(self) -> list[Timing]:
         """Every step's timing, in the order in which they started."""
-        keys = self._blobs.keys(f"runs/{self.run_id}/timing/")
+        found = self._blobs.listing(f"runs/{self.run_id}/timing/")
         return sorted(
-            (Timing.model_validate_json(self._blobs.get(key)) for key in keys), key=lambda timing: timing.started_at
+            (Timing.model_validate_json(self._blobs.get(blob.key)) for blob in found),
+            key=lambda timing: timing.started_at,
         )
 
     def _key(self, step: str) -> str:

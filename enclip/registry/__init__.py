@@ -4,6 +4,7 @@ The only room that imports MLflow (beside `enclip.pyfunc`, the code that MLflow 
 """
 
 from enclip.registry.names import CHALLENGER, CHAMPION, EPOCH_MODEL, EXPERIMENT, PREVIOUS, RELEASE_MODEL
+from enclip.registry.pruning import StoredVersion
 from enclip.registry.registry import Registry
 from enclip.registry.releases import ReleaseVersion
 
@@ -16,4 +17,5 @@ __all__ = [
     "RELEASE_MODEL",
     "Registry",
     "ReleaseVersion",
+    "StoredVersion",
 ]

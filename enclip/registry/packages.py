@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from enclip.errors import RegistryError
+from enclip.errors import RegistryError, ReleaseError
+from enclip.registry import names
 from enclip.registry.connection import Connection
 
 PYFUNC = Path(__file__).parent.parent / "pyfunc"
@@ -98,6 +99,11 @@ def fetch_package(connection: Connection, source: str, kind: str, cache: Path) -
     model_id = model_id_of(source)
     with connection.asking(f"read {source} from"):
         model = connection.client.get_logged_model(model_id)
+    if pruned := model.tags.get(names.PRUNED):
+        raise ReleaseError(
+            f"The files of {model.name} ({source}) were pruned on {pruned[:10]}.",
+            remedy="Name a release that has its files; `enclip prune --keep-releases` keeps more of them.",
+        )
     location = f"{model.artifact_location}/artifacts/{kind}"
     if (local := _local_path(location)) is not None:
         if not local.is_dir():
@@ -105,7 +111,7 @@ def fetch_package(connection: Connection, source: str, kind: str, cache: Path) -
                 f"The files of {source} are gone from {local}.", remedy="Restore them, or roll back to another release."
             )
         return local, model
-    target = cache / kind / model_id
+    target = download_of(source, kind, cache)
     if not target.is_dir():
         import mlflow
 
@@ -123,6 +129,11 @@ def fetch_package(connection: Connection, source: str, kind: str, cache: Path) -
                 if not target.is_dir():  # else another process was first
                     raise
     return target, model
+
+
+def download_of(source: str, kind: str, cache: Path) -> Path:
+    """Where a package lies in the cache, if it was downloaded."""
+    return cache / kind / model_id_of(source)
 
 
 def model_id_of(source: str) -> str:

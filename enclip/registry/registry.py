@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from enclip.errors import RegistryError, ReleaseError, WeightsError
 from enclip.records import EpochVersion
-from enclip.registry import names, releases, runs
+from enclip.registry import names, pruning, releases, runs
 from enclip.registry.connection import Connection
 from enclip.registry.epochs import WEIGHTS_FILE, epoch_version, epochs_of, log_epoch
-from enclip.registry.packages import fetch_package
+from enclip.registry.packages import download_of, fetch_package
+from enclip.registry.pruning import StoredVersion
 from enclip.registry.releases import ReleaseVersion
 from enclip.registry.runs import RunStatus
 from enclip.release import Ingredient, Manifest, file_sha256, read_manifest
@@ -173,9 +174,10 @@ class Registry:
             )
 
     def releases(self, *, run_id: str | None = None) -> list[ReleaseVersion]:
-        """All releases, or those that one run built; oldest first."""
+        """The releases that have their files, or those that one run built; oldest first."""
         with self._connection.asking("list releases in"):
-            return releases.list_releases(self._connection, run_id=run_id)
+            found = releases.list_releases(self._connection, run_id=run_id)
+        return [release for release in found if not release.is_pruned]
 
     def release(self, version: int) -> ReleaseVersion:
         """One release. Raises RegistryError naming those that exist."""
@@ -240,3 +242,29 @@ class Registry:
         if self.alias(name) is not None:
             with self._connection.asking(f"drop {name!r} in"):
                 self._connection.client.delete_registered_model_alias(names.RELEASE_MODEL, name)
+
+    # Pruning
+
+    def stored_versions(self, model: str) -> list[StoredVersion]:
+        """All versions of `enclip-epoch` or `enclip`, pruned ones too; oldest first."""
+        with self._connection.asking(f"list versions of {model} in"):
+            return pruning.stored_versions(self._connection, model)
+
+    def num_bytes(self, version: StoredVersion) -> int:
+        """What `free` would give back."""
+        with self._connection.asking(f"list the files of {version.model} {version.version} in"):
+            return pruning.num_bytes(self._connection, version)
+
+    def mark_pruned(self, version: StoredVersion, *, at: str) -> None:
+        """From now on nobody gets a version's files. Metrics, tags and reports stay."""
+        with self._connection.asking(f"mark {version.model} {version.version} in"):
+            pruning.mark(self._connection, version, at)
+
+    def free(self, version: StoredVersion) -> None:
+        """Delete the files of a version that is marked. Repeatable."""
+        with self._connection.asking(f"delete the files of {version.model} {version.version} in"):
+            pruning.free(self._connection, version)
+
+    def download_of(self, version: StoredVersion) -> Path:
+        """Where a version's files lie on this machine, if they were fetched from elsewhere."""
+        return download_of(version.source, version.kind, self._cache)

@@ -30,6 +30,11 @@ class ReleaseVersion:
     created_at_ms: int
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_pruned(self) -> bool:
+        """Whether its files have gone, or are going."""
+        return names.PRUNED in self.tags
+
 
 def log_release(connection: Connection, mlflow_run_id: str, folder: Path, manifest: Manifest) -> int:
     """Log and register a release, or find it: the same content of the same run is never registered twice."""
@@ -131,7 +136,7 @@ def aliases(connection: Connection) -> dict[str, int]:
 
 def what_exists(connection: Connection) -> str:
     """The sentence that an error about a wrong name ends with."""
-    versions = [release.version for release in list_releases(connection)]
+    versions = [release.version for release in list_releases(connection) if not release.is_pruned]
     if not versions:
         return "There are no releases yet: run `enclip retrain`, or the retrain DAG."
     named = ", ".join(f"{alias} ({version})" for alias, version in sorted(aliases(connection).items()))

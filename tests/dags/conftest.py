@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 DAGS = Path(__file__).parents[2] / "dags"
-NAMES = ("ingest_catalog", "retrain", "refresh_index")
+NAMES = ("ingest_catalog", "retrain", "refresh_index", "prune")
 
 
 @pytest.fixture(scope="session")

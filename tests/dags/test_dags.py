@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-NAMES = ("ingest_catalog", "retrain", "refresh_index")
+NAMES = ("ingest_catalog", "retrain", "refresh_index", "prune")
 
 PARSE = """
 import json, sys, time
@@ -28,21 +28,20 @@ print(json.dumps({
 
 FIRST_RUNS = """
 import json, sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables import trigger
 from airflow.timetables.base import TimeRestriction
 
-MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
-HOURS = {"ingest_catalog": 1, "retrain": 3, "refresh_index": 5}
+DUE = {"prune": "22T02", "ingest_catalog": "23T01", "retrain": "23T03", "refresh_index": "23T05"}
 now_or_later = TimeRestriction(earliest=None, latest=None, catchup=False)
 times = {}
 for name, dag in DagBag(sys.argv[1]).dags.items():
     timetable = coerce_to_core_timetable(dag.timetable)
     times[name] = []
     for late in (timedelta(minutes=1), timedelta(hours=1), timedelta(hours=15)):
-        now = MONDAY + timedelta(hours=HOURS[name]) + late
+        now = datetime.fromisoformat(f"2026-11-{DUE[name]}:00+00:00") + late
         trigger.utcnow = lambda: now
         first = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=now_or_later)
         times[name].append((now.isoformat(), first.run_after.isoformat()))
@@ -70,6 +69,7 @@ EDGES: dict[str, dict[str, set[str]]] = {
         "distil": {"build"},
         **SHARED_TAIL,
     },
+    "prune": {"prune": set()},
     "refresh_index": {"needed": {"snapshot"}, "snapshot": {"plan_embedding"}, **SHARED_TAIL},
 }
 
@@ -192,3 +192,10 @@ def test_a_person_is_asked_with_the_gates_in_view(dag_files: Mapping[str, Module
     assert approval.options_mapping == {"Approve": "promote", "Reject": "not_promoted"}
     assert approval.defaults == ["Reject"]  # silence promotes nothing
     assert "row['reason']" in approval.body
+
+
+def test_what_deletes_waits_until_somebody_switches_it_on(dag_files: Mapping[str, ModuleType]) -> None:
+    assert {name: dag_of(dag_files, name).is_paused_upon_creation for name in NAMES} == {
+        **dict.fromkeys(NAMES),
+        "prune": True,
+    }

@@ -1,7 +1,13 @@
 """Small releases for tests that look at versions and aliases, not at what a search finds."""
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +15,7 @@ import pytest
 from enclip.pipeline.members import member_of
 from enclip.registry import Registry
 from enclip.release import ClusterSettings, Manifest, write_manifest
+from tests.conftest import free_port
 
 
 def checkpoint_folder(folder: Path, content: str) -> Path:
@@ -60,3 +67,29 @@ def make_checkpoint() -> Callable[[Path, str], Path]:
 @pytest.fixture(scope="session")
 def make_release() -> Callable[..., tuple[str, Manifest]]:
     return release_folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server that proxies its artifacts."""
+    home = tmp_path_factory.mktemp("server")
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--workers", "1", "--serve-artifacts"]
+    command += ["--artifacts-destination", str(home / "artifacts")]
+    with open(home / "log", "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=home, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"mlflow server did not start:\n{(home / 'log').read_text()[-2000:]}")
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)

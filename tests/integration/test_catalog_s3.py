@@ -1,6 +1,7 @@
 """Catalogs and pictures on a real S3 server that checks credentials."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,16 @@ def test_a_prefix_without_a_catalog_and_a_wrong_key_are_clear_errors(
     locked = open_source(f"s3://{s3_server.bucket}/nothing", s3_endpoint_url=s3_server.endpoint_url)
     with pytest.raises(StoreError, match="AWS_SECRET_ACCESS_KEY"):
         next(locked.rows())
+
+
+def test_a_bucket_lists_and_deletes_as_a_folder_does(s3_server: Any, tmp_path: Path) -> None:
+    bucket = open_blobs(f"s3://{s3_server.bucket}/deleting", s3_endpoint_url=s3_server.endpoint_url)
+    for blobs in (bucket, open_blobs(str(tmp_path))):
+        started = datetime.now(UTC)
+        for key in ("a/b/1", "a/2", "other"):
+            blobs.put(key, key.encode())
+        assert [(blob.key, blob.num_bytes) for blob in blobs.listing("a/")] == [("a/2", 3), ("a/b/1", 5)]
+        assert all(abs(blob.written_at - started) < timedelta(minutes=1) for blob in blobs.listing(""))
+        blobs.delete("a/b/1")
+        blobs.delete("a/b/1")  # harmless
+        assert [blob.key for blob in blobs.listing("")] == ["a/2", "other"]

@@ -226,6 +226,14 @@ def test_promotion_by_hand_and_rollback_are_followed(world: World) -> None:
     world.follows(3)
 
 
+def test_pruning_through_airflow_keeps_what_serves(world: World) -> None:
+    states = world.dag("prune", {"keep_releases": 1, "keep_days": 7})
+
+    assert states == {"prune": "success"}
+    assert world.enclip("prune")["kept_releases"] == [1, 2, 3]  # all are young
+    world.follows(3)
+
+
 def test_evaluate_writes_files_that_other_tools_agree_with(world: World, tmp_path: Path) -> None:
     import ir_measures
     from ir_measures import RR, P

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -213,48 +213,13 @@ def test_an_absent_server_is_named_and_its_password_is_not(tmp_path: Path) -> No
     assert "MLFLOW_TRACKING_URI" in str(raised.value)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server that proxies its artifacts."""
-    import socket
-    import time
-    import urllib.request
-
-    home = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--workers", "1", "--serve-artifacts"]
-    command += ["--artifacts-destination", str(home / "artifacts")]
-    with open(home / "log", "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=home, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"mlflow server did not start:\n{(home / 'log').read_text()[-2000:]}")
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        import os
-        import signal
-
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-
-
 def test_through_a_server_files_are_downloaded_whole_and_once(
-    server: str,
+    mlflow_server: str,
     tmp_path: Path,
     make_checkpoint: Callable[[Path, str], Path],
     make_release: Callable[..., tuple[str, Manifest]],
 ) -> None:
-    registry = Registry(server, None, tmp_path / "cache")
+    registry = Registry(mlflow_server, None, tmp_path / "cache")
     run = registry.open_run("run-s", kind="retrain", params={})
     folder = make_checkpoint(tmp_path / "s", "weights s")
     epoch = log(registry, run, folder, epoch=1, value=0.3)

@@ -116,9 +116,10 @@ def test_a_slow_store_is_waited_for(delayed: Callable[[float], str]) -> None:
         lambda blobs: blobs.put("a/b", b"bytes"),
         lambda blobs: blobs.get("a/b"),
         lambda blobs: blobs.exists("a/b"),
-        lambda blobs: list(blobs.keys("a")),
+        lambda blobs: list(blobs.listing("a")),
+        lambda blobs: blobs.delete("a/b"),
     ],
-    ids=["put", "get", "exists", "keys"],
+    ids=["put", "get", "exists", "listing", "delete"],
 )
 def test_a_store_that_hangs_is_given_up_in_bounded_time(
     delayed: Callable[[float], str], act: Callable[[S3Blobs], object]

@@ -107,20 +107,17 @@ def state_of(home: Path, **environment: str) -> dict[str, Any]:
     """All that a home holds which another run of the same steps must hold too: no clocks, no random ids."""
     platform = open_home(home, **environment)
     registry = platform.registry
+    keys = [blob.key for blob in platform.blobs.listing("") if "/timing/" not in blob.key]
     records = {
         key: _bare(platform.blobs.get(key).decode())
-        for key in platform.blobs.keys("runs/")
-        if key.endswith(".json") and "/timing/" not in key
+        for key in keys
+        if key.startswith("runs/") and key.endswith(".json")
     }
-    arrays = {
-        key: sha256(platform.blobs.get(key)).hexdigest()
-        for key in platform.blobs.keys("")
-        if key.endswith((".npy", ".parquet"))
-    }
+    arrays = {key: sha256(platform.blobs.get(key)).hexdigest() for key in keys if key.endswith((".npy", ".parquet"))}
     attempt = ledger.last_attempt(platform.database)
     state = {
         "catalog": platform.catalog.state_digest(),
-        "blobs": sorted(key for key in platform.blobs.keys("") if "/timing/" not in key),
+        "blobs": sorted(keys),
         "records": records,
         "arrays": arrays,
         "epochs": [
@@ -160,8 +157,12 @@ class World:
 
     def home_after(self, step: str) -> Path:
         """A copy of the home as it was after a step; "nothing": a new one."""
+        return self.copy(self.root / f"after-{step}")
+
+    def copy(self, home: Path) -> Path:
+        """Another home that holds the same."""
         # MLflow keeps its connection to a path: each home has a path of its own.
-        return copy_home(self.root / f"after-{step}", self.root / f"home-{secrets.token_hex(6)}")
+        return copy_home(home, self.root / f"home-{secrets.token_hex(6)}")
 
 
 class Dying:
@@ -177,10 +178,12 @@ class Dying:
 
     def install(self) -> None:
         for module, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "link"), (shutil, "copyfile")):
-            setattr(module, name, self._before(getattr(module, name)))
+            setattr(module, name, self.before(getattr(module, name)))
         event.listen(Engine, "commit", self.step)  # the catalog's, the ledger's and MLflow's
 
-    def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, as one more step."""
+
         def wrapped(*args: Any, **options: Any) -> Any:
             self.step()
             return call(*args, **options)

@@ -330,7 +330,7 @@ def test_the_same_picture_under_many_ids_is_kept_once(store: CatalogStore, blobs
     rows = [row(number) for number in range(1, 16)]
     shop = write_catalog(tmp_path / "shop", rows, {product["id"]: picture(1) for product in rows})
     assert _figures(ingest(open_source(str(shop)), store, blobs)) == (15, 0, 0, 0)
-    assert len(list(blobs.keys("images/"))) == 1
+    assert len(list(blobs.listing("images/"))) == 1
     assert len(set(store.products().split)) == 1  # what looks the same is never on both sides of a split
 
 
