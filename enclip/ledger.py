@@ -255,14 +255,21 @@ def best_promoted_since(engine: Engine, *, days: float, among: Collection[int] |
     Args:
         among: releases that still exist; one that was deleted must not stop every later evaluation.
     """
+    return next(iter(unsurpassed_since(engine, days=days, among=among)), None)
+
+
+def unsurpassed_since(engine: Engine, *, days: float, among: Collection[int] | None = None) -> list[int]:
+    """Champions of the last days that none after them equalled, best first: with time, each becomes the best."""
     since = _now() - timedelta(days=days)
-    known = [
-        (move.map_at_10, number, move.to_release)
-        for number, move in enumerate(history(engine))
-        if move.to_release is not None and move.map_at_10 is not None and move.at >= since
-        if among is None or move.to_release in among
-    ]
-    return max(known)[2] if known else None
+    found: list[int] = []
+    highest = -1.0
+    for move in reversed(history(engine)):
+        if move.to_release is None or move.map_at_10 is None or move.at < since:
+            continue
+        if move.map_at_10 > highest and (among is None or move.to_release in among):
+            highest = move.map_at_10
+            found.insert(0, move.to_release)
+    return found
 
 
 def start_attempt(engine: Engine, *, run_id: str, snapshot: str) -> None:

@@ -185,9 +185,9 @@ class Retention(Recipe):
     keep_releases: int = Field(10, ge=1, le=10_000, description="Newest releases that keep their files.")
     keep_days: int = Field(
         30,
-        ge=7,
+        ge=8,
         le=3650,
-        description="Days for which everything keeps its files; 7 at least: so long a run may wait for a person.",
+        description="Days for which everything keeps its files; 8 at least: a run may wait 7 for a person.",
     )
 
 

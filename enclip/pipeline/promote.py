@@ -12,7 +12,8 @@ process died after 2), or it was moved elsewhere and is entered as `external`.
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -106,10 +107,17 @@ def rollback(
 
 def reconcile(platform: Promoting) -> Promotion | None:
     """Bring ledger and alias together; the move that had to be entered or finished, or None."""
+    with aliases_held(platform) as entered:
+        return entered
+
+
+@contextmanager
+def aliases_held(platform: Promoting) -> Iterator[Promotion | None]:
+    """Ledger and aliases agree, and no promotion moves them meanwhile; the move that had to be entered, or None."""
     with ledger.locked(platform.database, LOCK) as connection:
         _, entered = _reconcile(connection, platform.registry)
         _settle(connection, platform.registry)
-    return entered
+        yield entered
 
 
 def previous_release(platform: Promoting) -> int | None:
@@ -120,7 +128,7 @@ def previous_release(platform: Promoting) -> int | None:
 def set_challenger(platform: Promoting, release: int) -> None:
     """Name the release that was evaluated last and not promoted."""
     with ledger.locked(platform.database, LOCK):
-        if platform.registry.alias(CHAMPION) != release:
+        if platform.registry.alias(CHAMPION) != release and not platform.registry.release(release).is_pruned:
             platform.registry.set_alias(CHALLENGER, release)
 
 

@@ -4,6 +4,7 @@ Versions stay in the registry with their metrics; what goes is weights, indexes,
 Pictures, snapshots and the records of runs stay: releases and reports refer to them.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -13,15 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from enclip import ledger
 from enclip.blobs import TEMPORARY, Blobs, writing
+from enclip.errors import RegistryError
+from enclip.ledger import unsurpassed_since
 from enclip.pipeline.embed import snapshot_part
 from enclip.pipeline.evaluate import YEAR_DAYS
 from enclip.pipeline.platform import Platform
-from enclip.pipeline.promote import LOCK
-from enclip.pipeline.runs import VALID_ID, Plan, RunFolder, StudentStep
+from enclip.pipeline.promote import aliases_held
+from enclip.pipeline.runs import VALID_ID, ChoiceStep, Plan, RunFolder, StudentStep
 from enclip.recipes import Retention
 from enclip.registry import EPOCH_MODEL, RELEASE_MODEL, Registry, StoredVersion
+from enclip.release import Member
 
 Kind = Literal["releases", "epochs", "embeddings", "working files"]
 KINDS: dict[Kind, str] = {
@@ -32,12 +35,12 @@ KINDS: dict[Kind, str] = {
 }
 # What a run leaves for its own later steps: in the blob store, and in scratch where it trained.
 _BLOBS = ("embeddings/", "names/", "students/")
-_FOLDERS = ("training", "releases", "soups", "students", "pixels")
+_SCRATCH = ("training/*", "releases/*", "soups/*", "students/*", "pixels/*", f"registry/*/{TEMPORARY}*")
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Something that takes room on a disk and can go."""
+class Prunable:
+    """Something that takes room and can go."""
 
     kind: Kind
     num_bytes: int
@@ -49,11 +52,11 @@ class Pruning:
     """What goes, and the releases that keep their files."""
 
     kept: tuple[int, ...]
-    loads: tuple[Load, ...]
+    prunables: tuple[Prunable, ...]
 
     def summary(self) -> dict[str, Any]:
         """`{"kept_releases": [1, 2], "pruned": {"epochs": {"count": 3, "mb": 75.2}, …}}`."""
-        sizes = {kind: [load.num_bytes for load in self.loads if load.kind == kind] for kind in KINDS}
+        sizes = {kind: [found.num_bytes for found in self.prunables if found.kind == kind] for kind in KINDS}
         pruned = {kind: {"count": len(found), "mb": round(sum(found) / 1e6, 1)} for kind, found in sizes.items()}
         return {"kept_releases": list(self.kept), "pruned": pruned}
 
@@ -68,107 +71,150 @@ def prune(
 ) -> Pruning:
     """Delete what nobody goes back to; with `dry_run`, only say what that is. Killed at any point, run it again.
 
-    A release keeps its files where an alias names it, where it is young or among the newest, or the best of the
-    year, which gates compare with; an epoch where it is young or such a release has it, be it in a soup.
-    Releases are marked under the lock under which the alias moves, so that none of them becomes champion.
+    A release keeps its files where an alias or a run of late names it, where it is young or among the newest, or where
+    gates compare with it, as the year's best, or will. An epoch keeps its weights where it is young, or where such a
+    release or a run of late has it, be it in a soup. Releases are marked while no promotion moves an alias.
 
     Raises:
-        RegistryError: the registry does not answer, or the manifest of a release that is kept cannot be read.
+        RegistryError: the registry does not answer, keeps files that it was told to delete, or has lost a release that
+            an alias names; or the manifest of a release that is kept cannot be read. StoreError: the same of blobs.
     """
     registry = platform.registry
     since = (now or datetime.now(UTC)) - timedelta(days=retention.keep_days)
-    mark = partial(registry.mark_pruned, at=datetime.now(UTC).isoformat(timespec="seconds"))
-    with nullcontext() if dry_run else ledger.locked(platform.database, LOCK):
-        releases = registry.stored_versions(RELEASE_MODEL)
-        kept = _kept(platform, releases, retention, since)
+    releases, epochs = registry.stored_versions(RELEASE_MODEL), registry.stored_versions(EPOCH_MODEL)
+    with nullcontext() if dry_run else aliases_held(platform):
+        runs = _runs_since(platform.blobs, since)
+        kept = _kept_releases(platform, releases, retention, since, runs)
+        used = _used_epochs(registry, kept, runs)
         old = [release for release in releases if release.version not in kept]
         if not dry_run:
             for release in old:
-                if not release.pruned_at:
-                    mark(release)
-    used = _used_epochs(registry, kept)
-    epochs = registry.stored_versions(EPOCH_MODEL)
+                if not release.is_pruned:
+                    registry.mark_pruned(release)
     unused = [epoch for epoch in epochs if epoch.version not in used and epoch.created_at < since]
-    pruning = Pruning(
-        kept=tuple(sorted(kept)),
-        loads=(
-            *(_version_load(registry, "releases", release) for release in old if not release.is_freed),
-            *(_version_load(registry, "epochs", epoch) for epoch in unused if not epoch.is_freed),
-            *_stale_blobs(platform.blobs, since),
-            *(_path_load(path) for path in _stale_paths(platform.scratch, since)),
-            *(_path_load(path) for path in map(registry.download_of, (*old, *unused)) if path.is_dir()),
-        ),
-    )
+    files = [
+        *(_files_of(registry, "releases", release) for release in old if not release.is_freed),
+        *(_files_of(registry, "epochs", epoch) for epoch in unused if not epoch.is_freed),
+        *(_path(path) for path in map(registry.download_of, (*old, *unused)) if path.is_dir()),
+        *_stale_paths(platform.scratch, since),
+    ]
+    # Looked at last and deleted first: a run that is planned meanwhile may find an old one's, and count on them.
+    blobs = _stale_blobs(platform.blobs, since, _runs_since(platform.blobs, since))
+    pruning = Pruning(kept=tuple(sorted(kept)), prunables=(*blobs, *files))
     if not dry_run:
-        for epoch in unused:
-            if not epoch.pruned_at:
-                mark(epoch)
-        for done, load in enumerate(pruning.loads, start=1):
-            load.remove()
+        for done, found in enumerate(pruning.prunables, start=1):
+            found.remove()
             if on_progress is not None:
-                on_progress(done, len(pruning.loads))
+                on_progress(done, len(pruning.prunables))
     return pruning
 
 
-def _kept(platform: Platform, releases: Sequence[StoredVersion], retention: Retention, since: datetime) -> set[int]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a run of late may still read."""
+
+    plan: Plan
+    choice: ChoiceStep | None
+    student: StudentStep | None
+
+    @property
+    def releases(self) -> set[int]:
+        return _known(self.plan.parent_release, self.plan.built_from)
+
+    @property
+    def epochs(self) -> set[int]:
+        members: list[Member] = []
+        if self.choice is not None:
+            members = [*self.choice.members, *([self.choice.base] if self.choice.base else [])]
+        return _versions_of(members) | _known(self.plan.base_version)
+
+    def reads(self, key: str) -> bool:
+        """Whether a blob is of its snapshot, or its student."""
+        student = self.student.key if self.student is not None else ""
+        return snapshot_part(self.plan.snapshot) in key or bool(student and key.startswith(f"{student}/"))
+
+
+def _runs_since(blobs: Blobs, since: datetime) -> list[_Run]:
+    """The runs that have written a record since then."""
+    names = {blob.key.split("/")[1] for blob in blobs.listing("runs/") if blob.written_at >= since}
+    folders = [RunFolder(blobs, name) for name in sorted(names) if VALID_ID.fullmatch(name)]
+    return [
+        _Run(plan, folder.find("choose", ChoiceStep), folder.find("distil", StudentStep))
+        for folder in folders
+        if (plan := folder.find("plan", Plan)) is not None
+    ]
+
+
+def _kept_releases(
+    platform: Platform, releases: Sequence[StoredVersion], retention: Retention, since: datetime, runs: Sequence[_Run]
+) -> set[int]:
     """The releases that keep their files; none that has lost them already."""
-    whole = [release for release in releases if not release.pruned_at]
+    aliases = platform.registry.aliases()
+    there = {release.version for release in releases}
+    for name, version in aliases.items():
+        if version not in there:
+            raise RegistryError(
+                f"The alias {name} names release {version}, whose model was deleted in MLflow; nothing is pruned.",
+                remedy="Restore it there, or move the alias.",
+            )
+    whole = [release for release in releases if not release.is_pruned]
+    wanted = {release.version for release in whole[-retention.keep_releases :]}
+    wanted |= {release.version for release in whole if release.created_at >= since}
+    wanted |= set(aliases.values()).union(*(run.releases for run in runs))
     versions = {release.version for release in whole}
-    kept = {release.version for release in whole[-retention.keep_releases :]}
-    kept |= {release.version for release in whole if release.created_at >= since}
-    kept |= versions.intersection(platform.registry.aliases().values())
-    best = ledger.best_promoted_since(platform.database, days=YEAR_DAYS, among=versions)
-    return kept if best is None else kept | {best}
+    return versions & {*wanted, *unsurpassed_since(platform.database, days=YEAR_DAYS, among=versions)}
 
 
-def _used_epochs(registry: Registry, releases: Collection[int]) -> set[int]:
-    """Versions of `enclip-epoch` that these releases refer to: members, what soups are made of, the base."""
-    used: set[int] = set()
+def _used_epochs(registry: Registry, releases: Collection[int], runs: Sequence[_Run]) -> set[int]:
+    """Versions of `enclip-epoch` that these releases and runs refer to."""
+    used = set[int]().union(*(run.epochs for run in runs))
     for release in releases:
         manifest = registry.release_manifest(release)
-        used |= {member.version for member in manifest.members}
-        used |= {part.version for part in manifest.checkpoints}
-        if manifest.base_version is not None:
-            used.add(manifest.base_version)
+        used |= _versions_of(manifest.members) | _known(manifest.base_version)
     return used
 
 
-def _version_load(registry: Registry, kind: Kind, version: StoredVersion) -> Load:
-    return Load(kind, registry.num_bytes(version), partial(registry.free, version))
+def _known(*versions: int | None) -> set[int]:
+    return {version for version in versions if version is not None}
 
 
-def _stale_blobs(blobs: Blobs, since: datetime) -> Iterator[Load]:
-    """Embeddings and students that were made long ago and that no run of late goes on with."""
-    late = {blob.key.split("/")[1] for blob in blobs.listing("runs/") if blob.written_at >= since}
-    used: set[str] = set()
-    for run_id in filter(VALID_ID.fullmatch, late - {"last"}):
-        folder = RunFolder(blobs, run_id)
-        if plan := folder.find("plan", Plan):
-            used.add(snapshot_part(plan.snapshot))
-        if (student := folder.find("distil", StudentStep)) and student.key:
-            used.add(student.key)
+def _versions_of(members: Sequence[Member]) -> set[int]:
+    """Members, and what soups are made of."""
+    return {member.version for member in members} | {part.version for member in members for part in member.checkpoints}
+
+
+def _files_of(registry: Registry, kind: Kind, version: StoredVersion) -> Prunable:
+    return Prunable(kind, registry.num_bytes(version), partial(registry.free, version))
+
+
+def _stale_blobs(blobs: Blobs, since: datetime, runs: Sequence[_Run]) -> Iterator[Prunable]:
+    """Embeddings and students that were made long ago and that no run of late may read."""
     for prefix in _BLOBS:
         for blob in blobs.listing(prefix):
-            if blob.written_at < since and not any(part in blob.key for part in used):
-                yield Load("embeddings", blob.num_bytes, partial(blobs.delete, blob.key))
+            if blob.written_at < since and not any(run.reads(blob.key) for run in runs):
+                yield Prunable("embeddings", blob.num_bytes, partial(blobs.delete, blob.key))
 
 
-def _stale_paths(scratch: Path, since: datetime) -> Iterator[Path]:
+def _stale_paths(scratch: Path, since: datetime) -> Iterator[Prunable]:
     """Working files that were not written to for long, and what killed processes left."""
-    for folder in _FOLDERS:
-        for path in sorted((scratch / folder).glob("*")):
-            if max((found.lstat().st_mtime for found in _whole(path)), default=0.0) < since.timestamp():
-                yield path
+    for pattern in _SCRATCH:
+        for path in sorted(scratch.glob(pattern)):
+            if max((found.st_mtime for found in _stats(path)), default=since.timestamp()) < since.timestamp():
+                yield _path(path)
 
 
-def _path_load(path: Path) -> Load:
-    size = sum(found.lstat().st_size for found in _whole(path) if found.is_file())
-    return Load("working files", size, partial(_remove, path))
+def _path(path: Path) -> Prunable:
+    return Prunable("working files", sum(found.st_size for found in _stats(path)), partial(_remove, path))
 
 
-def _whole(path: Path) -> Iterator[Path]:
-    yield path
-    yield from path.rglob("*")
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    """Of a file, or of a folder and all in it; what vanishes meanwhile is left out."""
+    with suppress(FileNotFoundError):
+        yield path.lstat()
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                yield Path(folder, name).lstat()
 
 
 def _remove(path: Path) -> None:

@@ -5,7 +5,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +149,18 @@ class Connection:
         with open(f"{path}.migrate", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Everything a paged search of MLflow finds."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = search(token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -9,8 +9,8 @@ from typing import Any
 from enclip.errors import RegistryError, WeightsError
 from enclip.records import EpochVersion
 from enclip.registry import names, runs
-from enclip.registry.connection import Connection
-from enclip.registry.packages import log_package, model_id_of
+from enclip.registry.connection import Connection, all_pages
+from enclip.registry.packages import log_package, model_id_of, whole_model
 from enclip.release import Ingredient, file_sha256
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -39,7 +39,7 @@ def log_epoch(
     parent = connection.client.get_run(mlflow_run_id)
     run_id = parent.data.tags[names.RUN_ID]
     weights = file_sha256(folder / WEIGHTS_FILE)
-    for known in _versions(connection, run_id):
+    for known in _versions(connection, run_id, pruned=False):
         if (known.instance, known.epoch, known.weights_sha256) == (instance, epoch, weights):
             return replace(known, map_at_10=_map_at_10(metrics), metrics=names.finite(metrics))
     model = _model_facts(folder)
@@ -90,7 +90,7 @@ def log_epoch(
 def epochs_of(connection: Connection, run_id: str) -> list[EpochVersion]:
     """The run's epochs by instance and epoch, with their metrics; no soups. Trained again, the newest counts."""
     metrics: dict[str, dict[str, float]] = {}
-    for model in _all_pages(
+    for model in all_pages(
         lambda token: connection.client.search_logged_models(
             [connection.experiment_id],
             filter_string=f"tags.`{names.RUN_ID}` = {names.quoted(run_id)}",
@@ -117,14 +117,19 @@ def epoch_version(connection: Connection, version: int) -> EpochVersion:
 
 
 def _versions(
-    connection: Connection, run_id: str, metrics: Mapping[str, Mapping[str, float]] | None = None, *, soups: bool = True
+    connection: Connection,
+    run_id: str,
+    metrics: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    soups: bool = True,
+    pruned: bool = True,
 ) -> list[EpochVersion]:
     where = f"name = '{names.EPOCH_MODEL}' and tags.`{names.RUN_ID}` = {names.quoted(run_id)}"
-    found = _all_pages(lambda token: connection.client.search_model_versions(where, page_token=token))
+    found = all_pages(lambda token: connection.client.search_model_versions(where, page_token=token))
     return [
         _record(version, (metrics or {}).get(version.source, {}))
         for version in found
-        if soups or names.INGREDIENTS not in version.tags
+        if (soups or names.INGREDIENTS not in version.tags) and (pruned or names.PRUNED not in version.tags)
     ]
 
 
@@ -149,7 +154,7 @@ def _logged_before(connection: Connection, run_id: str, instance: int, epoch: in
         f"and tags.`{names.INSTANCE}` = '{instance}' and tags.`{names.EPOCH}` = '{epoch}' "
         f"and tags.`{names.WEIGHTS}` = {names.quoted(weights)}",
     )
-    return next((str(model.model_id) for model in found if str(model.status) == "READY"), None)
+    return whole_model(found)
 
 
 def _record(version: Any, metrics: Mapping[str, float]) -> EpochVersion:
@@ -166,15 +171,3 @@ def _record(version: Any, metrics: Mapping[str, float]) -> EpochVersion:
         map_at_10=float(metrics.get(names.VAL_MAP_AT_10, tags[names.MAP_AT_10])),
         metrics=dict(metrics),
     )
-
-
-def _all_pages(search: Any) -> list[Any]:
-    """Everything a paged search of MLflow finds."""
-    found: list[Any] = []
-    token: str | None = None
-    while True:
-        page = search(token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found

@@ -6,7 +6,7 @@ No pickle anywhere: the model is a source file (models-from-code) plus the folde
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def fetch_package(connection: Connection, source: str, kind: str, cache: Path) -
     otherwise it is downloaded once into the cache, whole or not at all.
 
     Raises:
-        RegistryError: the LoggedModel or its files are gone.
+        RegistryError: the LoggedModel or its files are gone; ReleaseError where they were pruned.
     """
     model_id = model_id_of(source)
     with connection.asking(f"read {source} from"):
@@ -102,7 +102,7 @@ def fetch_package(connection: Connection, source: str, kind: str, cache: Path) -
     if pruned := model.tags.get(names.PRUNED):
         raise ReleaseError(
             f"The files of {model.name} ({source}) were pruned on {pruned[:10]}.",
-            remedy="Name a release that has its files; `enclip prune --keep-releases` keeps more of them.",
+            remedy="They cannot be had back; name another release, or retrain.",
         )
     location = f"{model.artifact_location}/artifacts/{kind}"
     if (local := _local_path(location)) is not None:
@@ -129,6 +129,12 @@ def fetch_package(connection: Connection, source: str, kind: str, cache: Path) -
                 if not target.is_dir():  # else another process was first
                     raise
     return target, model
+
+
+def whole_model(found: Iterable[Any]) -> str | None:
+    """The first LoggedModel that is complete and has its files; its `model_id`."""
+    whole = (model for model in found if str(model.status) == "READY" and names.PRUNED not in model.tags)
+    return next((str(model.model_id) for model in whole), None)
 
 
 def download_of(source: str, kind: str, cache: Path) -> Path:

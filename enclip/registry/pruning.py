@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from enclip.errors import RegistryError
 from enclip.registry import names
-from enclip.registry.connection import Connection
-from enclip.registry.epochs import MODEL_FILE, _all_pages
+from enclip.registry.connection import Connection, all_pages
+from enclip.registry.epochs import MODEL_FILE
 from enclip.registry.packages import model_id_of
 from enclip.release import MANIFEST
 
-KINDS = {names.EPOCH_MODEL: names.CHECKPOINT, names.RELEASE_MODEL: names.RELEASE}
+FOLDERS = {names.EPOCH_MODEL: names.CHECKPOINT, names.RELEASE_MODEL: names.RELEASE}
 KEPT = (MODEL_FILE, MANIFEST)  # small, and what a version is
 
 
@@ -28,19 +29,19 @@ class StoredVersion:
     source: str
     location: str
     created_at: datetime
-    pruned_at: str  # "" while its files are there
+    is_pruned: bool  # its files go, or have gone: nobody may rely on them
     is_freed: bool  # they have gone, all of them
 
     @property
-    def kind(self) -> str:
-        """The folder of its files: "checkpoint" or "release"."""
-        return KINDS[self.model]
+    def folder(self) -> str:
+        """Where its files lie in the LoggedModel's artifacts, and in a cache."""
+        return FOLDERS[self.model]
 
 
 def stored_versions(connection: Connection, model: str) -> list[StoredVersion]:
     """All versions of a registered model, oldest first; none whose LoggedModel somebody has deleted."""
-    found = _all_pages(lambda token: connection.client.search_model_versions(f"name = '{model}'", page_token=token))
-    models = _all_pages(
+    found = all_pages(lambda token: connection.client.search_model_versions(f"name = '{model}'", page_token=token))
+    models = all_pages(
         lambda token: connection.client.search_logged_models([connection.experiment_id], page_token=token)
     )
     locations = {f"models:/{logged.model_id}": logged.artifact_location for logged in models}
@@ -51,7 +52,7 @@ def stored_versions(connection: Connection, model: str) -> list[StoredVersion]:
             source=version.source,
             location=locations[version.source],
             created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-            pruned_at=version.tags.get(names.PRUNED, ""),
+            is_pruned=names.PRUNED in version.tags,
             is_freed=names.FREED in version.tags,
         )
         for version in found
@@ -60,26 +61,43 @@ def stored_versions(connection: Connection, model: str) -> list[StoredVersion]:
     return sorted(versions, key=lambda version: version.version)
 
 
-def mark(connection: Connection, version: StoredVersion, at: str) -> None:
-    """Say that a version's files go: from now on nobody gets them."""
-    connection.client.set_logged_model_tags(model_id_of(version.source), {names.PRUNED: at})
-    connection.client.set_model_version_tag(version.model, str(version.version), names.PRUNED, at)
+def mark(connection: Connection, version: StoredVersion) -> None:
+    """Say that a version's files go."""
+    connection.client.set_model_version_tag(version.model, str(version.version), names.PRUNED, _now())
 
 
 def num_bytes(connection: Connection, version: StoredVersion) -> int:
     """What freeing a version would give back."""
-    repository = _repository(connection, version)
-    return sum(file.file_size or 0 for file in _files(repository, f"artifacts/{version.kind}"))
+    return sum(file.file_size or 0 for file in _files(_repository(connection, version), _root(version)))
 
 
 def free(connection: Connection, version: StoredVersion) -> None:
-    """Delete a version's files. Again: harmless."""
+    """Mark a version, also where those look who fetch it, and delete its files. Again: harmless.
+
+    Raises:
+        RegistryError: the store kept some of them.
+    """
+    if not version.is_pruned:
+        mark(connection, version)
+    connection.client.set_logged_model_tags(model_id_of(version.source), {names.PRUNED: _now()})
     repository = _repository(connection, version)
-    freed = 0
-    for file in _files(repository, f"artifacts/{version.kind}"):
+    for file in list(_files(repository, _root(version))):
         repository.delete_artifacts(file.path)
-        freed += file.file_size or 0
-    connection.client.set_model_version_tag(version.model, str(version.version), names.FREED, f"{freed / 1e6:.1f}")
+    # S3 answers 200 to a deletion that it refuses, and MLflow does not look further.
+    if left := [file.path for file in _files(repository, _root(version))]:
+        raise RegistryError(
+            f"{len(left)} files of {version.model} {version.version} are still there, such as {left[0]}.",
+            remedy="Let MLflow's store delete files, and run again.",
+        )
+    connection.client.set_model_version_tag(version.model, str(version.version), names.FREED, _now())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _root(version: StoredVersion) -> str:
+    return f"artifacts/{version.folder}"
 
 
 def _repository(connection: Connection, version: StoredVersion) -> Any:

@@ -133,7 +133,7 @@ class Registry:
         """A local folder with an epoch's `weights.safetensors` and `model.json`.
 
         Raises:
-            WeightsError: the weights are not those that were registered.
+            WeightsError: the weights are not those that were registered. ReleaseError: they were pruned.
         """
         folder, model = fetch_package(self._connection, source, names.CHECKPOINT, self._cache)
         if source not in self._verified:
@@ -200,7 +200,7 @@ class Registry:
         """A local folder with a release's files, hashed against its manifest once in this process.
 
         Raises:
-            ReleaseError: a file is missing or differs from the manifest.
+            ReleaseError: a file is missing or differs from the manifest, or all were pruned.
         """
         source = self.release(version).source
         folder, _ = fetch_package(self._connection, source, names.RELEASE, self._cache)
@@ -255,16 +255,20 @@ class Registry:
         with self._connection.asking(f"list the files of {version.model} {version.version} in"):
             return pruning.num_bytes(self._connection, version)
 
-    def mark_pruned(self, version: StoredVersion, *, at: str) -> None:
-        """From now on nobody gets a version's files. Metrics, tags and reports stay."""
+    def mark_pruned(self, version: StoredVersion) -> None:
+        """From now on nobody may rely on a version's files: it is no release to go back to, and none to find again."""
         with self._connection.asking(f"mark {version.model} {version.version} in"):
-            pruning.mark(self._connection, version, at)
+            pruning.mark(self._connection, version)
 
     def free(self, version: StoredVersion) -> None:
-        """Delete the files of a version that is marked. Repeatable."""
+        """Delete a version's files. Metrics, tags and reports stay. Repeatable.
+
+        Raises:
+            RegistryError: the store kept some of them.
+        """
         with self._connection.asking(f"delete the files of {version.model} {version.version} in"):
             pruning.free(self._connection, version)
 
     def download_of(self, version: StoredVersion) -> Path:
         """Where a version's files lie on this machine, if they were fetched from elsewhere."""
-        return download_of(version.source, version.kind, self._cache)
+        return download_of(version.source, version.folder, self._cache)

@@ -11,9 +11,8 @@ from typing import Any
 from enclip.blobs import write_whole
 from enclip.errors import RegistryError
 from enclip.registry import names, runs
-from enclip.registry.connection import Connection
-from enclip.registry.epochs import _all_pages
-from enclip.registry.packages import log_package, model_id_of
+from enclip.registry.connection import Connection, all_pages
+from enclip.registry.packages import log_package, model_id_of, whole_model
 from enclip.release import MANIFEST, Manifest
 
 DESCRIPTION = "A product search, pinned whole: ensemble, index, clusters and catalog snapshot."
@@ -40,7 +39,7 @@ def log_release(connection: Connection, mlflow_run_id: str, folder: Path, manife
     """Log and register a release, or find it: the same content of the same run is never registered twice."""
     content = _content(manifest)
     for known in list_releases(connection, run_id=manifest.run_id):
-        if known.tags.get(names.CONTENT) == content:
+        if known.tags.get(names.CONTENT) == content and not known.is_pruned:
             return known.version
     tags = {
         names.RUN_ID: manifest.run_id,
@@ -105,7 +104,7 @@ def list_releases(connection: Connection, *, run_id: str | None = None) -> list[
     where = f"name = '{names.RELEASE_MODEL}'"
     if run_id is not None:
         where += f" and tags.`{names.RUN_ID}` = {names.quoted(run_id)}"
-    found = _all_pages(lambda token: connection.client.search_model_versions(where, page_token=token))
+    found = all_pages(lambda token: connection.client.search_model_versions(where, page_token=token))
     return sorted((_record(version) for version in found), key=lambda release: release.version)
 
 
@@ -175,7 +174,7 @@ def _logged_before(connection: Connection, run_id: str, content: str) -> str | N
         filter_string=f"tags.`{names.RUN_ID}` = {names.quoted(run_id)} "
         f"and tags.`{names.CONTENT}` = {names.quoted(content)}",
     )
-    return next((str(model.model_id) for model in found if str(model.status) == "READY"), None)
+    return whole_model(found)
 
 
 def _record(version: Any) -> ReleaseVersion:

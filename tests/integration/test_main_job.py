@@ -227,7 +227,7 @@ def test_promotion_by_hand_and_rollback_are_followed(world: World) -> None:
 
 
 def test_pruning_through_airflow_keeps_what_serves(world: World) -> None:
-    states = world.dag("prune", {"keep_releases": 1, "keep_days": 7})
+    states = world.dag("prune", {"keep_releases": 1, "keep_days": 8})
 
     assert states == {"prune": "success"}
     assert world.enclip("prune")["kept_releases"] == [1, 2, 3]  # all are young

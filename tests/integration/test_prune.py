@@ -3,27 +3,30 @@
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from sqlalchemy import update
 from typer.testing import CliRunner
 
 from enclip.cli import app
 from enclip.config import Settings
 from enclip.errors import RegistryError, ReleaseError
-from enclip.ledger import PromotionRow
+from enclip.ledger import Promotion, PromotionRow
 from enclip.pipeline.platform import Platform, open_platform
-from enclip.pipeline.promote import promote, promote_by_hand, set_challenger
+from enclip.pipeline.promote import previous_release, promote, promote_by_hand, set_challenger
 from enclip.pipeline.prune import prune
-from enclip.pipeline.runs import Plan, RunFolder
+from enclip.pipeline.runs import ChoiceStep, Origin, Plan, RunFolder
 from enclip.recipes import Retention, RetrainRecipe
-from enclip.registry import CHAMPION, EPOCH_MODEL, RELEASE_MODEL
-from enclip.release import Ingredient, Manifest, write_manifest
+from enclip.registry import CHAMPION, EPOCH_MODEL, RELEASE_MODEL, StoredVersion
+from enclip.release import Ingredient, Manifest, read_manifest, write_manifest
 from tests.integration.faults.world import copy_home
 
 MakeRelease = Callable[..., tuple[str, Manifest]]
+MakeCheckpoint = Callable[[Path, str], Path]
 SOON = datetime.now(UTC) + timedelta(days=60)
 # Release 3 is champion, 2 was before, 1 had the best mAP@10, 4 is the challenger; nobody needs 5, and 6 is the newest.
 FIGURES = {1: "0.42", 2: "0.31", 3: "0.30"}
@@ -80,12 +83,30 @@ def have_files(platform: Platform, model: str) -> set[int]:
     return {
         version.version
         for version in platform.registry.stored_versions(model)
-        if (Path(version.location.removeprefix("file://")) / "artifacts" / version.kind / name).exists()
+        if (Path(version.location.removeprefix("file://")) / "artifacts" / version.folder / name).exists()
     }
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".db-shm"}
+
+
+def a_plan(run_id: str, snapshot: str) -> Plan:
+    return Plan(
+        run_id=run_id,
+        kind="retrain",
+        snapshot=snapshot,
+        num_products=3,
+        recipe=RetrainRecipe(),
+        parent_release=None,
+        mlflow_run_id="m",
+        origin=Origin(),
+    )
+
+
+def delete_model(platform: Platform, release: int) -> None:
+    source = platform.registry.release(release).source
+    platform.registry._connection.client.delete_logged_model(source.removeprefix("models:/"))
 
 
 @pytest.mark.parametrize(
@@ -132,30 +153,104 @@ def test_it_cannot_become_champion(platform: Platform) -> None:
     assert platform.registry.alias(CHAMPION) == 4
 
 
-def test_a_champion_between_looking_and_deleting_is_not_pruned(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_releases_are_marked_nobody_is_promoted(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = platform.registry
-    look = registry.stored_versions
+    mark = registry.mark_pruned
 
-    def promoted_meanwhile(model: str) -> list:
-        found = look(model)
-        if model == EPOCH_MODEL:  # after the releases were looked at, and the lock was given back
-            with pytest.raises(RegistryError, match="were pruned"):
-                promote_by_hand(platform_at(platform.settings.home), UNUSED)
-        return found
+    def promoted_meanwhile(version: StoredVersion) -> None:
+        promotion = pool.submit(promote_by_hand, platform_at(platform.settings.home), UNUSED)
+        promotions.append(promotion)
+        with pytest.raises(TimeoutError):
+            promotion.result(1.0)
+        mark(version)
 
-    monkeypatch.setattr(registry, "stored_versions", promoted_meanwhile)
-    prune(platform, Retention(keep_releases=1), now=SOON)
+    promotions: list[Future[Promotion]] = []
+    monkeypatch.setattr(registry, "mark_pruned", promoted_meanwhile)
+    with ThreadPoolExecutor(1) as pool:
+        prune(platform, Retention(keep_releases=1), now=SOON)
+        (promotion,) = promotions
+        with pytest.raises(RegistryError, match="were pruned"):
+            promotion.result(30)
     assert registry.alias(CHAMPION) == 3
 
 
-def test_a_version_whose_model_somebody_deleted_is_passed_over(platform: Platform) -> None:
+def test_where_somebody_moved_the_alias_in_mlflow_the_champion_before_is_kept(platform: Platform) -> None:
+    with platform.database.begin() as connection:
+        connection.execute(update(PromotionRow).values(map_at_10=None))  # the alias alone says what to keep
+    platform.registry.set_alias(CHAMPION, CHALLENGER)
+    assert prune(platform, Retention(keep_releases=1), now=SOON).kept == (3, 4, 6)
+    assert previous_release(platform) == 3
+
+
+def test_those_that_will_be_the_years_best_are_kept(platform: Platform) -> None:
+    with platform.database.begin() as connection:
+        for release, figure in ((1, 0.3), (2, 0.5), (3, 0.4)):
+            move = update(PromotionRow).where(PromotionRow.to_release == release)
+            connection.execute(move.values(map_at_10=figure))
+    promote_by_hand(platform, NEWEST)
+    promote_by_hand(platform, CHALLENGER)
+    assert prune(platform, Retention(keep_releases=1), now=SOON).kept == (2, 3, 4, 6)
+
+
+def test_a_run_of_late_keeps_what_it_was_planned_with(platform: Platform, make_checkpoint: MakeCheckpoint) -> None:
     registry = platform.registry
-    source = registry.release(UNUSED).source
-    registry._connection.client.delete_logged_model(source.removeprefix("models:/"))
+    member = registry.release_manifest(1).members[0]
+    run = registry.open_run("long", kind="retrain", params={})
+    folder = make_checkpoint(platform.settings.home / "base", "base")
+    base = registry.log_epoch(run, folder, instance=0, epoch=0, metrics={}, snapshot="5" * 64, num_products=20)
+    plan = a_plan("long", "5" * 64).model_copy(update={"parent_release": UNUSED, "base_version": base.version})
+    RunFolder(platform.blobs, "long").write("plan", plan)
+    choice = ChoiceStep(members=(member,), candidates=(), best_member=0, chosen_because="")
+    RunFolder(platform.blobs, "long").write("choose", choice)
+    _make_older(platform, days=90)
+    assert UNUSED in prune(platform, Retention(keep_releases=1)).kept
+    assert have_files(platform, EPOCH_MODEL) == set(range(1, 9))
+
+    for path in (platform.settings.home / "store" / "runs").rglob("*"):
+        os.utime(path, (0, 0))
+    assert UNUSED not in prune(platform, Retention(keep_releases=1)).kept
+    assert base.version not in have_files(platform, EPOCH_MODEL)
+
+
+def test_what_was_pruned_is_registered_anew_when_it_is_made_again(
+    platform: Platform, template: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    prune(platform, Retention(keep_releases=1), now=SOON)
+    registry = platform.registry
+    run = registry.open_run(f"run-{UNUSED}", kind="retrain", params={})
+    folder = template.parent / "releases" / f"release-{UNUSED}"
+    manifest = read_manifest(folder)
+    release = registry.log_release(run, folder, manifest)
+    assert release == NEWEST + 1
+    assert registry.fetch_release(release).is_dir()
+
+    weights = make_checkpoint(platform.settings.home / "again", f"ensemble {UNUSED}")
+    epoch = registry.log_epoch(run, weights, instance=0, epoch=1, metrics={}, snapshot="5" * 64, num_products=20)
+    assert epoch.version != manifest.members[0].version
+    assert (registry.fetch_epoch(epoch.source) / "weights.safetensors").is_file()
+
+
+def test_a_store_that_keeps_files_is_no_success(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As S3 does where deleting is forbidden: it answers 200."""
+    with monkeypatch.context() as stubborn:
+        stubborn.setattr(LocalArtifactRepository, "delete_artifacts", lambda *_: None)
+        with pytest.raises(RegistryError, match="still there, such as"):
+            prune(platform, Retention(keep_releases=1), now=SOON)
+    assert prune(platform, Retention(keep_releases=1), now=SOON).summary()["pruned"]["releases"]["count"] == 1
+    assert UNUSED not in have_files(platform, RELEASE_MODEL)
+
+
+def test_a_version_whose_model_somebody_deleted_is_passed_over(platform: Platform) -> None:
+    delete_model(platform, UNUSED)
     prune(platform, Retention(keep_releases=1), now=SOON)
     assert UNUSED not in have_files(platform, EPOCH_MODEL)  # its member, which no other release has
+
+
+def test_nothing_is_pruned_where_the_champions_model_was_deleted(platform: Platform) -> None:
+    delete_model(platform, 3)
+    with pytest.raises(RegistryError, match="The alias champion names release 3, whose model was deleted"):
+        prune(platform, Retention(keep_releases=1), now=SOON)
+    assert have_files(platform, EPOCH_MODEL) == set(range(1, 8))
 
 
 def test_what_runs_left_goes_when_no_run_of_late_has_it(platform: Platform) -> None:
@@ -163,17 +258,7 @@ def test_what_runs_left_goes_when_no_run_of_late_has_it(platform: Platform) -> N
     blobs, scratch = platform.blobs, platform.scratch
     snapshots = {"late": "a" * 64, "gone": "b" * 64}
     for run_id, snapshot in snapshots.items():
-        plan = Plan(
-            run_id=run_id,
-            kind="retrain",
-            snapshot=snapshot,
-            num_products=3,
-            recipe=RetrainRecipe(),
-            parent_release=None,
-            mlflow_run_id="m",
-            origin={},
-        )
-        RunFolder(blobs, run_id).write("plan", plan)
+        RunFolder(blobs, run_id).write("plan", a_plan(run_id, snapshot))
         blobs.put(f"embeddings/{'c' * 24}/{snapshot[:24]}-s64/0-of-1.npy", b"12345")
     blobs.put("students/new/weights.safetensors", b"new")
     blobs.put("images/aa", b"picture")

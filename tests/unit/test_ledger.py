@@ -100,6 +100,7 @@ def test_the_best_of_the_year_forgets_what_is_older(engine: Engine) -> None:
     assert ledger.best_promoted_since(engine, days=500) == 1
     assert ledger.best_promoted_since(engine, days=365, among={1, 2, 3}) == 3
     assert ledger.best_promoted_since(engine, days=365, among=set()) is None
+    assert ledger.unsurpassed_since(engine, days=500) == [1, 4]
 
 
 def test_reading_does_not_wait_for_a_promotion_in_progress(engine: Engine) -> None:

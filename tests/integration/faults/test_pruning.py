@@ -67,7 +67,7 @@ def state_of(platform: Platform) -> dict[str, object]:
     return {
         **{
             model: [
-                (version.version, bool(version.pruned_at), version.is_freed, registry.num_bytes(version) > 0)
+                (version.version, version.is_pruned, version.is_freed, registry.num_bytes(version) > 0)
                 for version in registry.stored_versions(model)
             ]
             for model in (EPOCH_MODEL, RELEASE_MODEL)
