@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -87,9 +88,9 @@ def test_airflow_asks_for_its_password_and_has_the_dags(stack: "Stack", airflow:
         assert stranger.get("/api/v2/dags").status_code == 401
         guess = stranger.post("/auth/token", json={"username": "admin", "password": "admin"})
         assert guess.status_code == 401
-    _wait_for(lambda: airflow.get("/api/v2/dags").json()["total_entries"] >= 3, "the DAGs are parsed")
+    _wait_for(lambda: airflow.get("/api/v2/dags").json()["total_entries"] >= 4, "the DAGs are parsed")
     dags = {dag["dag_id"]: dag for dag in airflow.get("/api/v2/dags").json()["dags"]}
-    assert set(dags) == {"ingest_catalog", "retrain", "refresh_index"}
+    assert set(dags) == {"ingest_catalog", "retrain", "refresh_index", "prune"}
     assert airflow.get("/api/v2/importErrors").json()["import_errors"] == []
     assert airflow.get("/api/v2/pools/gpu").json()["slots"] == 1
     lamps = airflow.get("/api/v2/monitor/health").json()
@@ -150,6 +151,39 @@ def test_a_release_trained_in_one_container_is_served_by_another(stack: "Stack",
         first = answer.json()["results"][0]["product_id"]
         assert client.get(f"/v1/products/{first}/image").headers["content-type"].startswith("image/")
     assert json.loads(stack.run("search", ["enclip", "status", "--json"]))["champion"]["release"] == 1
+
+
+PRUNE = """
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import mkdtemp
+from enclip.config import Settings
+from enclip.pipeline.platform import open_platform
+from enclip.pipeline.prune import prune
+from enclip.recipes import Retention
+platform, folder = open_platform(Settings()), Path(mkdtemp())
+(folder / "weights.safetensors").write_bytes(b"abandoned" * 1000)
+(folder / "model.json").write_text(json.dumps({"dim": 8, "init_id": "init"}))
+run = platform.registry.open_run("abandoned", kind="retrain", params={})
+platform.registry.log_epoch(run, folder, instance=0, epoch=1, metrics={}, snapshot="5" * 64, num_products=20)
+later = datetime.now(UTC) + timedelta(days=60)
+print(json.dumps(prune(platform, Retention(keep_releases=1), now=later).summary()))
+"""
+
+
+def test_pruning_deletes_in_the_store_through_the_server(stack: "Stack", ingested: dict[str, Any]) -> None:
+    def weights() -> set[Path]:
+        return set((stack.machine.folder / "store/mlflow").rglob("weights.safetensors"))
+
+    before = weights()
+    done = json.loads(stack.run("airflow-scheduler", ["python", "-c", PRUNE], timeout_s=120).splitlines()[-1])
+    assert done["kept_releases"] == [1]
+    assert done["pruned"]["epochs"]["count"] == 1
+    assert weights() == before
+    with stack.machine.client(8000) as client:
+        client.headers["X-API-Key"] = stack.env("search")["ENCLIP_API_KEYS"]
+        assert client.post("/v1/search", json={"text": "navy blue shirt"}).json()["release"] == 1
 
 
 def test_services_end_on_sigterm_within_their_grace_period(stack: "Stack") -> None:
