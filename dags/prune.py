@@ -1,8 +1,9 @@
 """### Free the disk
 
-Deletes the weights and indexes that nobody goes back to: of releases that no alias names, that are neither
-among the newest, nor young, nor the year's best; of epochs that none of the remaining releases has; and what
-runs of long ago left on the way. Versions stay in MLflow with their metrics, releases with their reports.
+Deletes the weights and indexes that nobody goes back to: of releases that neither an alias nor a run of late
+names, that are neither among the newest nor young, and that no gate compares with; of epochs that none of the
+remaining releases has; and what runs of long ago left on the way. Versions stay in MLflow with their metrics,
+releases with their reports.
 
 **When:** on Sundays, but only once somebody has switched this DAG on: what it deletes cannot be had back.
 Each run keeps what the form says. By hand, *dry run* says what would go.

@@ -75,8 +75,11 @@ EDGES: dict[str, dict[str, set[str]]] = {
 
 
 def answer_of(program: str, airflow_env: Mapping[str, str]) -> dict[str, Any]:
-    """What a program prints that reads the DAG folder, in a process of its own: once Airflow's tables are imported into
-    a process, no other library's can be mapped in it (apache-airflow 3, MLflow)."""
+    """What a program prints that reads the DAG folder, in a process of its own.
+
+    Airflow's serialisation imports some of its tables and not those that they refer to: from then on SQLAlchemy maps no
+    other library's in that process, MLflow's neither.
+    """
     answer = subprocess.run(
         [sys.executable, "-c", program, airflow_env["AIRFLOW__CORE__DAGS_FOLDER"]],
         env={**os.environ, **airflow_env},

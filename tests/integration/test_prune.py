@@ -13,17 +13,16 @@ from sqlalchemy import update
 from typer.testing import CliRunner
 
 from enclip.cli import app
-from enclip.config import Settings
 from enclip.errors import RegistryError, ReleaseError
 from enclip.ledger import Promotion, PromotionRow
-from enclip.pipeline.platform import Platform, open_platform
+from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import previous_release, promote, promote_by_hand, set_challenger
 from enclip.pipeline.prune import prune
 from enclip.pipeline.runs import ChoiceStep, Origin, Plan, RunFolder
 from enclip.recipes import Retention, RetrainRecipe
 from enclip.registry import CHAMPION, EPOCH_MODEL, RELEASE_MODEL, StoredVersion
 from enclip.release import Ingredient, Manifest, read_manifest, write_manifest
-from tests.integration.faults.world import copy_home
+from tests.integration.faults.world import copy_home, open_home
 
 MakeRelease = Callable[..., tuple[str, Manifest]]
 MakeCheckpoint = Callable[[Path, str], Path]
@@ -31,11 +30,6 @@ SOON = datetime.now(UTC) + timedelta(days=60)
 # Release 3 is champion, 2 was before, 1 had the best mAP@10, 4 is the challenger; nobody needs 5, and 6 is the newest.
 FIGURES = {1: "0.42", 2: "0.31", 3: "0.30"}
 CHALLENGER, UNUSED, NEWEST = 4, 5, 6
-
-
-def platform_at(home: Path, **environment: str) -> Platform:
-    nowhere = {"ENCLIP_DATABASE_URL": "", "ENCLIP_STORE_URL": "", "MLFLOW_TRACKING_URI": ""}
-    return open_platform(Settings(**{"ENCLIP_HOME": home, **nowhere, **environment}))
 
 
 def fill(platform: Platform, folder: Path, make_release: MakeRelease) -> None:
@@ -61,7 +55,7 @@ def fill(platform: Platform, folder: Path, make_release: MakeRelease) -> None:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, make_release: MakeRelease) -> Path:
     root = tmp_path_factory.mktemp("prune")
-    platform = platform_at(root / "home")
+    platform = open_home(root / "home")
     fill(platform, root / "releases", make_release)
     platform.database.dispose()
     return root / "home"
@@ -74,7 +68,7 @@ def home(template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def platform(home: Path) -> Platform:
-    return platform_at(home)
+    return open_home(home)
 
 
 def have_files(platform: Platform, model: str) -> set[int]:
@@ -133,7 +127,7 @@ def test_what_is_pruned_says_so_and_keeps_its_figures(platform: Platform) -> Non
     member = manifest.members[0]
     prune(platform, Retention(keep_releases=1), now=SOON)
 
-    again = platform_at(platform.settings.home).registry
+    again = open_home(platform.settings.home).registry
     assert again.release_manifest(UNUSED) == manifest
     assert again.epoch(member.version).metrics["val_map_at_10"] == 0.3
     assert UNUSED not in {release.version for release in again.releases()}
@@ -158,7 +152,7 @@ def test_while_releases_are_marked_nobody_is_promoted(platform: Platform, monkey
     mark = registry.mark_pruned
 
     def promoted_meanwhile(version: StoredVersion) -> None:
-        promotion = pool.submit(promote_by_hand, platform_at(platform.settings.home), UNUSED)
+        promotion = pool.submit(promote_by_hand, open_home(platform.settings.home), UNUSED)
         promotions.append(promotion)
         with pytest.raises(TimeoutError):
             promotion.result(1.0)
@@ -285,8 +279,7 @@ def test_what_runs_left_goes_when_no_run_of_late_has_it(platform: Platform) -> N
 
 def test_the_command_says_what_would_go_and_deletes_only_when_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCLIP_HOME", str(home))
-    long_ago = platform_at(home)
-    _make_older(long_ago, days=90)
+    _make_older(open_home(home), days=90)
     before = contents(home / "mlartifacts")
     shown = CliRunner().invoke(app, ["prune", "--keep-releases", "1"])
     assert shown.exit_code == 0, shown.output
@@ -327,7 +320,7 @@ def test_too_little_is_refused_by_name(home: Path, monkeypatch: pytest.MonkeyPat
 
 def test_through_a_server_files_and_downloads_go(mlflow_server: str, tmp_path: Path, make_release: MakeRelease) -> None:
     """As compose runs it: a server keeps the artifacts, and each machine has a cache of its own."""
-    first, second = (platform_at(tmp_path / name, MLFLOW_TRACKING_URI=mlflow_server) for name in ("first", "second"))
+    first, second = (open_home(tmp_path / name, MLFLOW_TRACKING_URI=mlflow_server) for name in ("first", "second"))
     run, manifest = make_release(tmp_path / "release", first.registry, run_id="served", ensemble="served")
     old = first.registry.log_release(run, tmp_path / "release", manifest)
     (tmp_path / "release" / "embeddings.npy").write_bytes(b"n" * 9)
