@@ -1,6 +1,5 @@
 """Moving the alias: on a real registry and database, with processes that die at every statement."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -28,11 +27,7 @@ from enclip.pipeline.promote import (
 )
 from enclip.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from enclip.release import Manifest
-
-# Children must not inherit open SQLite connections: they fork from a clean process that has MLflow loaded.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mlflow", "enclip.pipeline.promote"])
-
+from tests.children import CHILDREN, in_child
 
 MakeRelease = Callable[..., tuple[str, Manifest]]
 
@@ -257,10 +252,8 @@ def test_a_move_survives_death_at_every_statement(place: Place, tmp_path: Path, 
         at += 1
         home = tmp_path / f"home-{at}"
         copy_of(tmp_path / "home", home)
-        child = PROCESSES.Process(target=act_and_die, args=(home, act, after, before, at))
-        child.start()
-        child.join(60)
-        assert child.exitcode in (0, -signal.SIGKILL)
+        exitcode = in_child(act_and_die, home, act, after, before, at)
+        assert exitcode in (0, -signal.SIGKILL)
         survivor = open_place(home)
         champion = survivor.registry.alias(CHAMPION)
         outcomes.add(champion)
@@ -285,7 +278,7 @@ def test_a_move_survives_death_at_every_statement(place: Place, tmp_path: Path, 
         assert ledger.history(survivor.database)[-1].by == ("test" if act == "promote" else "a person")
         survivor.database.dispose()
         shutil.rmtree(home)
-        if child.exitcode == 0:
+        if exitcode == 0:
             break
     assert outcomes == {before, after}
     assert at > 15
@@ -324,9 +317,9 @@ def test_of_two_challengers_at_once_one_wins_and_one_is_told(
     place: Place = request.getfixturevalue(which)
     url = place.database.url.render_as_string(hide_password=False)
     move(place, A, expected=None)
-    start, answers = PROCESSES.Barrier(2), PROCESSES.Queue()
+    start, answers = CHILDREN.Barrier(2), CHILDREN.Queue()
     running = [
-        PROCESSES.Process(target=race, args=(tmp_path / "home", url, release, A, start, answers)) for release in (B, C)
+        CHILDREN.Process(target=race, args=(tmp_path / "home", url, release, A, start, answers)) for release in (B, C)
     ]
     for process in running:
         process.start()
@@ -343,10 +336,7 @@ def test_on_postgres_a_move_survives_the_death_of_its_process(place_on_postgres:
     place = place_on_postgres
     url = place.database.url.render_as_string(hide_password=False)
     move(place, A, expected=None)
-    child = PROCESSES.Process(target=move_and_die, args=(tmp_path / "home", url, B, A))
-    child.start()
-    child.join(60)
-    assert child.exitcode == -signal.SIGKILL
+    assert in_child(move_and_die, tmp_path / "home", url, B, A) == -signal.SIGKILL
     assert place.registry.alias(CHAMPION) == B
     assert place.done() == [("promote", None, A)]
     assert move(place, B, expected=A).by == "test"

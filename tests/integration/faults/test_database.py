@@ -18,9 +18,10 @@ from enclip.errors import StoreError
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.promote_run import promote_run
 from enclip.registry import Registry
+from tests.children import CHILDREN
 from tests.conftest import _answers, free_port, unavailable, wait_until
 
-from .world import CHILDREN, RUN, STEPS, World, open_home, state_of
+from .world import RUN, STEPS, World, open_home, state_of
 
 pytestmark = pytest.mark.slow
 

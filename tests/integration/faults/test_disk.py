@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from enclip.errors import EnclipError
+from tests.children import CHILDREN, in_child
 from tests.conftest import unavailable
 
 from .disks import NOT_ALLOWED, enter_namespace, leave_free, make_read_only, mount_small
-from .world import BEFORE, CHILDREN, STEPS, World, copy_home, in_child, open_home, state_of
+from .world import BEFORE, STEPS, World, copy_home, open_home, state_of
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ import pytest
 
 from enclip.models.training import Progress
 from enclip.pipeline.train import train
+from tests.children import in_child
 
-from .world import BEFORE, RUN, STEPS, World, die_in_step, in_child, open_home, state_of
+from .world import BEFORE, RUN, STEPS, World, die_in_step, open_home, state_of
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,10 @@ from enclip.pipeline.prune import prune
 from enclip.pipeline.refresh import prepare
 from enclip.recipes import Retention
 from enclip.registry import EPOCH_MODEL, RELEASE_MODEL
+from tests.children import in_child
 from tests.integration.conftest import checkpoint_folder
 
-from .world import Dying, World, in_child, open_home
+from .world import Dying, World, open_home
 
 pytestmark = pytest.mark.slow
 

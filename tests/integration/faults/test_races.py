@@ -22,8 +22,9 @@ from enclip.pipeline.refresh import prepare
 from enclip.pipeline.runs import GateStep, RunFolder
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
+from tests.children import CHILDREN
 
-from .world import CHILDREN, RUN, World, open_home, recipe, root_of
+from .world import RUN, World, open_home, recipe, root_of
 
 pytestmark = pytest.mark.slow
 

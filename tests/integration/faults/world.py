@@ -1,8 +1,6 @@
 """A tiny world for faults: a home after every step of a run, and children that die where they are told."""
 
 import contextlib
-import gc
-import multiprocessing
 import os
 import re
 import secrets
@@ -32,20 +30,6 @@ from enclip.pipeline.promote_run import promote_run
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
-
-# Children fork from a process that has everything loaded and nothing open.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        __name__,
-        "mlflow.pyfunc",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "mlflow.store.model_registry.sqlalchemy_store",
-        "alembic.command",
-        "sklearn.cluster",
-        "sklearn.manifold",
-    ]
-)
 
 RUN = "first"
 # These tests are about what is lost, not about quality: every gate is wide open.
@@ -195,17 +179,3 @@ def die_in_step(home: Path, step: str, at: int) -> None:
     platform = open_home(home)
     Dying(at).install()
     STEPS[step](platform)
-
-
-def in_child(function: Callable[..., None], *args: Any) -> int:
-    """Run a function in a process of its own; its exit code, negative for the signal that ended it."""
-    child = CHILDREN.Process(target=_run, args=(function, *args))
-    child.start()
-    child.join(300)
-    assert child.exitcode is not None, f"{function.__name__}{args} hangs"
-    return child.exitcode
-
-
-def _run(function: Callable[..., None], *args: Any) -> None:
-    gc.disable()  # a collection would copy everything that the parent has loaded
-    function(*args)
