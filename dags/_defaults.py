@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CATALOG = Asset(name="enclip-catalog", uri="enclip://catalog")
+CHAMPION = Asset(name="enclip-champion", uri="enclip://champion")
 """Gets an event when an ingest has changed the catalog. What hangs on it looks at the catalog itself,
 since events can be lost (a paused DAG) or late (apache/airflow#56050)."""
 

@@ -4,12 +4,13 @@ Each task is one pipeline step. The run's id goes from task to task; what a step
 so that any task can be cleared and run again. The alias moves in the last task that can fail.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from _defaults import link_now, open_platform, skip, this_run
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
-from airflow.sdk import Context, TriggerRule, get_current_context, task
+from airflow.sdk import Asset, Context, TriggerRule, get_current_context, task
 
 APPROVE, REJECT = "Approve", "Reject"
 ANSWER_WITHIN = timedelta(days=7)
@@ -37,11 +38,12 @@ class Approval(HITLBranchOperator):
         return super().execute_complete(context, event)
 
 
-def release_tasks(*before_build: Any) -> list[Any]:
+def release_tasks(*before_build: Any, outlets: Sequence[Asset] = ()) -> list[Any]:
     """The tasks from the chosen ensemble to the alias, wired; the first of them is to come after the rest.
 
     Args:
         before_build: tasks beside the embedding whose results the build needs too.
+        outlets: assets that a promotion changes.
     """
     shards = plan_embedding()
     embedded = embed.expand_kwargs(shards)
@@ -59,7 +61,7 @@ def release_tasks(*before_build: Any) -> list[Any]:
         # Airflow fails the task if the answer comes in the second in which it starts to wait; it asks again.
         retries=2,
     )
-    promoted, refused = promote(), not_promoted()
+    promoted, refused = promote.override(outlets=list(outlets))(), not_promoted()
     [embedded, *before_build] >> built
     built >> evaluated >> gated >> routed >> [asked, promoted, refused]
     asked >> [promoted, refused]

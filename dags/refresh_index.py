@@ -5,14 +5,15 @@ through the same gates. Minutes instead of hours, since nothing is trained: new 
 the day they arrive, and `retrain` learns from them later.
 
 **When:** after an ingest that changed the catalog, after single products were changed through the search
-service, and daily for what both have missed. A run goes on only if there is a champion whose index differs
-from the catalog. By hand it always goes on, unless the form says *only if needed*.
+service, after a retraining was promoted (whose catalog may be older), and daily for what these have missed. A
+run goes on only if there is a champion whose index differs from the catalog. By hand it always goes on, unless
+the form says *only if needed*.
 
 **How it ends:** at *promote*, or at *not_promoted*. If a retraining has moved the champion meanwhile,
-the refresh is thrown away: it would undo that.
+the refresh is thrown away, since it would undo that; that promotion starts the next one.
 """
 
-from _defaults import CATALOG, TAGS, TASK_DEFAULTS, at, link_to_mlflow, open_platform, remember_mlflow_run
+from _defaults import CATALOG, CHAMPION, TAGS, TASK_DEFAULTS, at, link_to_mlflow, open_platform, remember_mlflow_run
 from _release import release_tasks
 from airflow.sdk import DAG, AssetOrTimeSchedule, Param, get_current_context, task
 
@@ -59,7 +60,7 @@ with DAG(
     dag_id="refresh_index",
     description="Index the catalog as it is now with the champion's models.",
     doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(timetable=at("0 5 * * *"), assets=[CATALOG]),
+    schedule=AssetOrTimeSchedule(timetable=at("0 5 * * *"), assets=CATALOG | CHAMPION),
     catchup=False,
     max_active_runs=1,
     default_args=TASK_DEFAULTS,

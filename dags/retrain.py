@@ -24,6 +24,7 @@ from typing import Any, get_args
 
 from _defaults import (
     CATALOG,
+    CHAMPION,
     GPU_POOL,
     TAGS,
     TASK_DEFAULTS,
@@ -212,6 +213,6 @@ with DAG(
     planned = snapshot()
     trained = train()
     chosen, distilled = choose(), distil()
-    rest = release_tasks(distilled)
+    rest = release_tasks(distilled, outlets=[CHAMPION])
     is_needed >> planned >> trained >> chosen >> [distilled, rest[0]]
     link_to_mlflow([planned, trained, chosen, distilled, *rest])

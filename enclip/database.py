@@ -30,6 +30,14 @@ SQLITE_BUSY_TIMEOUT_S = 30
 # Any fixed number: names ENCLIP's migration among the advisory locks of a shared Postgres.
 MIGRATION_LOCK = 241116096
 READS_ONLY = "enclip_reads_only"
+# A server that vanished without a word is given up after these, not after the system's hours (libpq's parameters).
+POSTGRES_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # ms
+}
 # What to try, by the beginning of SQLite's name for the error; what is not here is no fault of the outside.
 SQLITE_REMEDIES = {
     "SQLITE_BUSY": "Wait for the process that writes to it, or end it, and run again.",
@@ -61,6 +69,12 @@ def open_database(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
+    except (SQLAlchemyError, ValueError) as error:
+        raise ConfigError(
+            "The database's URL is not one.",  # which may hold a password in any place
+            remedy="Set ENCLIP_DATABASE_URL to postgresql+psycopg2://USER:PASSWORD@HOST:PORT/NAME, or to none.",
+        ) from error
+    try:
         if parsed.get_backend_name() == "sqlite":
             if not parsed.database or parsed.database == ":memory:":
                 raise ConfigError(f"Database {url!r} would be lost on exit.", remedy="Name a file.")
@@ -75,7 +89,8 @@ def open_database(url: str) -> Engine:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 _migrate(engine)
         else:
-            engine = create_engine(parsed, pool_pre_ping=True)
+            asked = {name: value for name, value in POSTGRES_PATIENCE.items() if name not in parsed.query}
+            engine = create_engine(parsed, pool_pre_ping=True, connect_args=asked)
             with engine.connect() as guard:
                 guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
                 try:
@@ -84,9 +99,8 @@ def open_database(url: str) -> Engine:
                     guard.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
             event.listen(engine, "handle_error", _explained)
     except (SQLAlchemyError, OSError) as error:
-        shown = url if "@" not in url else make_url(url).render_as_string(hide_password=True)
         raise ConfigError(
-            f"Database {shown} cannot be used: {first_line(error)}.",
+            f"Database {parsed.render_as_string(hide_password=True)} cannot be used: {first_line(error)}.",
             remedy="Check ENCLIP_DATABASE_URL and that the server runs.",
         ) from error
     return engine

@@ -4,7 +4,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def pixel_map(
         StoreError: a picture is missing from the store, or the disk is full.
         ImageError: a picture cannot be decoded, although it could at ingest.
     """
-    path = scratch / "pixels" / f"{without_prices(digest)}-{side}.npy"
+    path = _map_path(scratch, digest, side)
     shape = (len(products), side, side, 3)
     if (found := _existing(path, shape)) is not None:
         return found
@@ -139,6 +139,38 @@ def pixel_map(
     return found
 
 
+def pictures(
+    products: Products, blobs: Blobs, rows: NDArray[np.int64], *, side: int, scratch: Path, digest: str
+) -> Iterator[NDArray[np.uint8]]:
+    """Some products' pictures as the pixel map has them, in batches `[n, side, side, 3]` and in order.
+
+    They come from the map where there is one. Otherwise these alone are decoded: a few newcomers are not worth a map
+    of the whole catalog.
+
+    Raises:
+        StoreError, ImageError: as `pixel_map`.
+    """
+    known = _existing(_map_path(scratch, digest, side), (len(products), side, side, 3))
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as workers:
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            if known is not None:
+                yield known[part]
+            else:
+                yield np.stack(list(workers.map(lambda row: _decoded(products, blobs, row, side), part)))
+
+
+def _map_path(scratch: Path, digest: str, side: int) -> Path:
+    return scratch / "pixels" / f"{without_prices(digest)}-{side}.npy"
+
+
+def _decoded(products: Products, blobs: Blobs, row: int, side: int) -> NDArray[np.uint8]:
+    try:
+        return fit_square(decode(blobs.get(image_key(products.image_sha256[row]))), side)
+    except ImageError as error:
+        raise ImageError(f"Picture of product {products.product_id[row]}: {error.what}") from error
+
+
 def _decode_all(products: Products, blobs: Blobs, path: Path, *, side: int, progress: Progress | None) -> None:
     shape = (len(products), side, side, 3)
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
@@ -147,10 +179,7 @@ def _decode_all(products: Products, blobs: Blobs, path: Path, *, side: int, prog
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def fill(row: int) -> None:
-        try:
-            pixels[row] = fit_square(decode(blobs.get(image_key(products.image_sha256[row]))), side)
-        except ImageError as error:
-            raise ImageError(f"Picture of product {products.product_id[row]}: {error.what}") from error
+        pixels[row] = _decoded(products, blobs, row, side)
 
     # Pillow lets go of the interpreter while it decodes and resizes, so threads do.
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as workers:

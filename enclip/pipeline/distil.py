@@ -43,7 +43,12 @@ def distil_run(platform: Platform, run_id: str, *, on_text: OnText | None = None
     texts = student_texts(load_snapshot(platform.blobs, plan.snapshot))
     key = _key(choice, texts, recipe.student_epochs)
     known = folder.find("distil", StudentStep)
-    if known is not None and known.key == key:
+    # Pruning takes the files of an old run, and leaves its records.
+    if (
+        known is not None
+        and known.key == key
+        and all(platform.blobs.exists(f"{key}/{name}") for name in (WEIGHTS, CARD))
+    ):
         return known
     with folder.timed("distil"):
         device = plan.recipe.train.device

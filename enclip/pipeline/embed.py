@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from enclip.catalog.snapshot import load_snapshot, pixel_map
+from enclip.catalog.snapshot import load_snapshot, pictures
 from enclip.errors import ConfigError
 from enclip.models.clip import ClipEncoder, embed_pixels
 from enclip.pipeline.members import load_member
@@ -107,8 +107,10 @@ def embed_rows(
             embedding_ND[position] = vector
     if missing:
         model = load_member(platform.registry, member.source, device=_device(device))
-        pixels = pixel_map(products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=snapshot)
-        embedding_ND[missing] = embed_pixels(model, pixels[rows[missing]], model.device)
+        parts = pictures(
+            products, platform.blobs, rows[missing], side=member.pixel_side, scratch=platform.scratch, digest=snapshot
+        )
+        embedding_ND[missing] = np.concatenate([embed_pixels(model, part, model.device) for part in parts])
     return embedding_ND, len(missing)
 
 

@@ -20,7 +20,7 @@ def read_status(platform: Platform) -> dict[str, Any]:
         "challenger": aliases.get("challenger"),
         "previous": previous_release(platform),
         "catalog": {"live": counts.live, "withdrawn": counts.withdrawn},
-        "tracking_uri": platform.registry.tracking_uri,
+        "tracking_uri": platform.registry.shown_uri,
     }
 
 

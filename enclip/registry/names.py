@@ -1,5 +1,6 @@
 """Names under which MLflow knows our things, and how free text becomes a name it accepts."""
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ VAL_MAP_AT_10 = "val_map_at_10"
 PARENT_RUN = "mlflow.parentRunId"
 
 _DATASET_DIGEST_CHARS = 36  # MLflow refuses longer ones
+_METRIC_CHARS = 250  # likewise
 
 
 def model_name(text: str) -> str:
@@ -43,8 +45,15 @@ def model_name(text: str) -> str:
 
 
 def metric_name(text: str) -> str:
-    """A metric's name: MLflow refuses most punctuation (`Lips & Eyes` → `Lips _ Eyes`)."""
-    return re.sub(r"[^\w\-. /:]", "_", text)
+    """A metric's name: MLflow refuses most punctuation, what is no plain path, and long names.
+
+    `Lips & Eyes` → `Lips _ Eyes`, `Tops/` → `Tops`; what is cut ends in a digest, so that names stay distinct.
+    """
+    plain = [part for part in re.sub(r"[^\w\-. /:]", "_", text).split("/") if part not in ("", ".", "..")]
+    name = "/".join(plain) or "_"
+    if len(name) <= _METRIC_CHARS:
+        return name
+    return f"{name[: _METRIC_CHARS - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:

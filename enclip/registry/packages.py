@@ -142,6 +142,12 @@ def download_of(source: str, kind: str, cache: Path) -> Path:
     return cache / kind / model_id_of(source)
 
 
+def discard_download(folder: Path) -> None:
+    """Remove a package from the cache; from the first moment nobody finds it there."""
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        folder.rename(Path(scratch) / folder.name)
+
+
 def model_id_of(source: str) -> str:
     """`m-…` of a version's source `models:/m-…`. Raises RegistryError for any other source."""
     model_id = source.removeprefix("models:/")

@@ -1,7 +1,8 @@
 """The registry as the rest of ENCLIP sees it: epochs, releases, aliases; MLflow stays behind it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,7 +11,7 @@ from enclip.records import EpochVersion
 from enclip.registry import names, pruning, releases, runs
 from enclip.registry.connection import Connection
 from enclip.registry.epochs import WEIGHTS_FILE, epoch_version, epochs_of, log_epoch
-from enclip.registry.packages import download_of, fetch_package
+from enclip.registry.packages import discard_download, download_of, fetch_package
 from enclip.registry.pruning import StoredVersion
 from enclip.registry.releases import ReleaseVersion
 from enclip.registry.runs import RunStatus
@@ -34,6 +35,11 @@ class Registry:
         self._connection = Connection(tracking_uri, artifact_root)
         self._cache = cache
         self._verified: set[str] = set()
+
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI without a password."""
+        return self._connection.shown_uri
 
     # Runs
 
@@ -135,16 +141,16 @@ class Registry:
         Raises:
             WeightsError: the weights are not those that were registered. ReleaseError: they were pruned.
         """
-        folder, model = fetch_package(self._connection, source, names.CHECKPOINT, self._cache)
-        if source not in self._verified:
+
+        def check(folder: Path, model: Any) -> None:
             weights = folder / WEIGHTS_FILE
             if not weights.is_file() or file_sha256(weights) != model.tags[names.WEIGHTS]:
                 raise WeightsError(
                     f"{weights} is missing or is not what {source} was registered with.",
                     remedy="Restore the file, or roll back to a release without this member.",
                 )
-            self._verified.add(source)
-        return folder
+
+        return self._fetch(source, names.CHECKPOINT, check)
 
     # Releases
 
@@ -202,11 +208,29 @@ class Registry:
         Raises:
             ReleaseError: a file is missing or differs from the manifest, or all were pruned.
         """
-        source = self.release(version).source
-        folder, _ = fetch_package(self._connection, source, names.RELEASE, self._cache)
-        if source not in self._verified:
+
+        def check(folder: Path, _: Any) -> None:
             read_manifest(folder)
-            self._verified.add(source)
+
+        return self._fetch(self.release(version).source, names.RELEASE, check)
+
+    def _fetch(self, source: str, kind: str, check: Callable[[Path, Any], None]) -> Path:
+        """A package's folder, checked once in this process.
+
+        A download that is damaged, as a power cut leaves one, is made once more: the store's may be whole.
+        """
+        folder, model = fetch_package(self._connection, source, kind, self._cache)
+        if source in self._verified:
+            return folder
+        try:
+            check(folder, model)
+        except (ReleaseError, WeightsError):
+            if not folder.is_relative_to(self._cache):
+                raise
+            discard_download(folder)
+            folder, model = fetch_package(self._connection, source, kind, self._cache)
+            check(folder, model)
+        self._verified.add(source)
         return folder
 
     # Aliases

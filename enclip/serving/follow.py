@@ -231,6 +231,7 @@ class Follower:
         self._served: Served | None = None
         self._withdrawn: frozenset[str] | None = None
         self._withdrawn_problem = ""
+        self._withdrawn_at = 0.0
         self._alias: int | None = None
         self._alias_problem = ""
         self._checked_at = 0.0
@@ -251,11 +252,15 @@ class Follower:
     @property
     def state(self) -> FollowState:
         """Where following stands."""
-        age_s = self._clock() - self._checked_at
-        stale = f"The alias was last read {age_s:.0f} s ago." if self._checked_at and age_s > STALE_S else ""
+        problems = (
+            self._alias_problem,
+            self._withdrawn_problem,
+            self._stale("The alias was", self._checked_at),
+            self._stale("Withdrawn products were", self._withdrawn_at),
+        )
         return FollowState(
             alias=self._alias,
-            problem=" ".join(part for part in (self._alias_problem, self._withdrawn_problem, stale) if part),
+            problem=" ".join(filter(None, problems)),
             checked_at=self._checked_at,
             num_swaps=self._num_swaps,
             num_failed_loads=self._num_failed_loads,
@@ -282,13 +287,21 @@ class Follower:
             thread.join(max(0.0, end - time.monotonic()))
         self._threads = ()
 
-    def check_withdrawn(self) -> bool:
+    def check_withdrawn(self, *, timeout_s: float = -1) -> bool:
         """Look once at what is withdrawn; True where that has changed. Never raises: the last set stays.
 
         The follower's own thread does so again and again; whoever has just withdrawn a product need not wait for it.
+
+        Args:
+            timeout_s: to wait for a look that is under way, which may hang with its database; below 0: as long as
+                it takes. Beyond it nothing is looked at.
         """
-        with self._look_lock:
+        if not self._look_lock.acquire(timeout=timeout_s):
+            return False
+        try:
             return self._look_at_withdrawn()
+        finally:
+            self._look_lock.release()
 
     def check_alias(self) -> bool:
         """Look once at the alias and load what it names; True where another release answers now.
@@ -328,7 +341,7 @@ class Follower:
                 f"Withdrawn products cannot be read: {_reason(error)}", self._withdrawn_problem
             )
             return False
-        self._withdrawn_problem = ""
+        self._withdrawn_problem, self._withdrawn_at = "", self._clock()
         with self._swap_lock:
             if latest == self._withdrawn:
                 return False
@@ -336,6 +349,11 @@ class Follower:
             if self._served is not None:
                 self._served = replace(self._served, withdrawn=latest)
         return True
+
+    def _stale(self, what: str, read_at: float) -> str:
+        """A sentence where something was read once, and not for long: what hangs raises nothing."""
+        age_s = self._clock() - read_at
+        return f"{what} last read {age_s:.0f} s ago." if read_at and age_s > STALE_S else ""
 
     def _nothing_new(self) -> Literal[False]:
         self._alias_problem, self._failed_version = "", None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_WAITING = 64
 NUM_WITHDRAWING = 4
 MAX_WAIT_S = 8.0
+LOOK_S = 1.0  # for a look at what is withdrawn that is under way
 
 Answer = TypeVar("Answer")
 
@@ -107,7 +108,7 @@ class Shelf:
         entry = self._catalog.entry(product_id)
         assert entry is not None, "a product that was there once is never forgotten"
         if served is not None and (product_id in served.withdrawn) != entry.withdrawn:
-            self._follower.check_withdrawn()
+            self._follower.check_withdrawn(timeout_s=LOOK_S)
         state = _state_of(entry, self._follower)
         waits = changed or (state.state == "live" and state.served != "current")
         if waits:

@@ -127,9 +127,11 @@ def test_a_stale_refresh_is_thrown_away(platform: Platform, tmp_path: Path) -> N
 
 def test_a_refresh_embeds_only_what_is_new(platform: Platform) -> None:
     prepare(platform, "refresh-c")
+    maps = sorted((platform.scratch / "pixels").iterdir())
 
     steps = embed_all(platform, "refresh-c")
 
+    assert sorted((platform.scratch / "pixels").iterdir()) == maps, "a few pictures are not worth a map of all"
     assert {step.num_images for step in steps} == {190}
     assert all(step.num_images - step.num_reused <= 30 for step in steps)
 

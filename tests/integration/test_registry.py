@@ -18,6 +18,13 @@ from enclip.registry.runs import log_dataset
 from enclip.release import Manifest
 
 SNAPSHOT = sha256(b"snapshot").hexdigest()
+# Categories are a shop's free text; MLflow refuses a metric that is no plain path, or is long.
+ODD_METRICS = {
+    "map_at_10/Tops/": 0.5,
+    "map_at_10/../A//B": 0.5,
+    f"map_at_10/{'x' * 300}": 0.5,
+    f"map_at_10/{'x' * 301}": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ def log(registry: Registry, mlflow_run_id: str, folder: Path, *, epoch: int, val
         folder,
         instance=0,
         epoch=epoch,
-        metrics={"val_map_at_10": value, "map_at_10/Lips & Eyes": 0.5, "broken": float("nan")},
+        metrics={"val_map_at_10": value, "map_at_10/Lips & Eyes": 0.5, **ODD_METRICS, "broken": float("nan")},
         snapshot=SNAPSHOT,
         num_products=200,
     )
@@ -80,7 +87,9 @@ def test_every_epoch_is_a_model_with_step_metrics_dataset_and_version(
     model = client.get_logged_model(logged[1].source.removeprefix("models:/"))
     (metric,) = [metric for metric in model.metrics if metric.key == "val_map_at_10"]
     assert (metric.step, metric.dataset_name, metric.dataset_digest) == (1, "catalog", SNAPSHOT[:36])
-    assert "map_at_10/Lips _ Eyes" in {metric.key for metric in model.metrics}
+    keys = {metric.key for metric in model.metrics}
+    assert {"map_at_10/Lips _ Eyes", "map_at_10/Tops", "map_at_10/A/B"} <= keys
+    assert [len(key) for key in keys if "xxx" in key] == [250, 250]
     assert "broken" not in {metric.key for metric in model.metrics}
     assert client.get_model_version("enclip-epoch", str(logged[1].version)).tags["map_at_10"] == "0.2000"
     (output, *_) = client.get_run(logged[1].mlflow_run_id).outputs.model_outputs
@@ -234,6 +243,17 @@ def test_through_a_server_files_are_downloaded_whole_and_once(
     assert registry.fetch_release(registry.resolve("champion")).is_relative_to(tmp_path / "cache")
     assert registry.release_manifest(version) == manifest
     assert [path.name for path in (tmp_path / "cache").rglob(".tmp-*")] == []
+
+    # A power cut may leave files of the right names with nothing in them.
+    damaged = [fetched / "weights.safetensors", registry.fetch_release(version) / "embeddings.npy"]
+    for file in damaged:
+        file.write_bytes(b"")
+    later = Registry(mlflow_server, None, tmp_path / "cache")
+    later.fetch_epoch(epoch.source)
+    later.fetch_release(version)
+    assert all(file.stat().st_size for file in damaged)
+    assert [path.name for path in (tmp_path / "cache").rglob(".tmp-*")] == []
+
     shutil.rmtree(tmp_path / "cache")
     assert (registry.fetch_epoch(epoch.source) / "weights.safetensors").is_file()
 

@@ -103,6 +103,16 @@ def test_a_second_try_finds_the_student_that_is_there(platform: Platform) -> Non
     assert steps_taken == []
 
 
+def test_a_student_whose_files_were_pruned_is_made_again(platform: Platform) -> None:
+    before = RunFolder(platform.blobs, "taught").read("distil", StudentStep)
+    kept = {blob.key: platform.blobs.get(blob.key) for blob in platform.blobs.listing(before.key)}
+    for key in kept:
+        platform.blobs.delete(key)
+    assert len(kept) == 2
+    assert distil_run(platform, "taught").key == before.key
+    assert {key: platform.blobs.get(key) for key in kept} == kept
+
+
 def test_a_student_that_loses_too_much_does_not_answer(platform: Platform, release: OpenRelease) -> None:
     choice = RunFolder(platform.blobs, "taught").read("choose", ChoiceStep)
     step = RunFolder(platform.blobs, "taught").read("distil", StudentStep)

@@ -12,6 +12,7 @@ import pytest
 
 from enclip.errors import ReleaseError, StoreError
 from enclip.pipeline.open_release import OpenRelease
+from enclip.serving.follow import Follower
 from enclip.serving.refresh import Refresher
 from enclip.serving.shadow import Shadow
 from tests.serving.service_world import NUM_PRODUCTS, ReleaseMaker, Service, World
@@ -183,8 +184,37 @@ def test_a_registry_that_hangs_shows_in_time(halves) -> None:
     clock.now += 30
     assert follower.state.problem == ""
     clock.now += 60
+    follower.check_withdrawn()
     assert follower.state.problem == "The alias was last read 90 s ago."
     look(follower)
+    assert follower.state.problem == ""
+
+
+def test_withdrawals_that_hang_show_in_time_and_nobody_waits_for_them(halves) -> None:
+    clock, hangs, goes_on = Clock(), threading.Event(), threading.Event()
+    world = World(alias=1, releases=halves)
+    goes_on.set()
+
+    def withdrawn() -> frozenset[str]:
+        hangs.set()
+        goes_on.wait(30)
+        return frozenset()
+
+    follower = Follower(current=world.read_alias, load=world.load, withdrawn=withdrawn, clock=clock)
+    look(follower)
+    hangs.clear()
+    goes_on.clear()
+    stuck = threading.Thread(target=follower.check_withdrawn)
+    stuck.start()
+    assert hangs.wait(10)
+    try:
+        clock.now += 90
+        follower.check_alias()
+        assert follower.state.problem == "Withdrawn products were last read 90 s ago."
+        assert not follower.check_withdrawn(timeout_s=0.05)
+    finally:
+        goes_on.set()
+        stuck.join()
     assert follower.state.problem == ""
 
 

@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
@@ -10,6 +11,7 @@ from sqlalchemy import inspect
 import enclip.migrations
 from enclip.catalog.store import CatalogStore
 from enclip.database import Base, open_database
+from enclip.errors import ConfigError
 
 for home in ("enclip.ledger", "enclip.judgements", "enclip.shadow"):
     importlib.import_module(home)
@@ -38,3 +40,12 @@ def test_opening_again_changes_nothing(store: CatalogStore) -> None:
     again = open_database(url)
     assert set(inspect(again).get_table_names()) >= {"products", "pictures", "product_keys", "alembic_version"}
     again.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg2//ann:secret@host/db", "postgresql://ann:secret@host:port/db", "secret"]
+)
+def test_what_is_no_url_is_one_error_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="URL") as caught:
+        open_database(url)
+    assert "secret" not in f"{caught.value.what} {caught.value.remedy}"

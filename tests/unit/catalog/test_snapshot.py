@@ -10,7 +10,7 @@ from enclip.blobs import FileBlobs
 from enclip.catalog.images import decode, fit_square, image_key
 from enclip.catalog.ingest import ingest
 from enclip.catalog.read import open_source
-from enclip.catalog.snapshot import load_snapshot, pixel_map, snapshot_key, stored_side, take_snapshot
+from enclip.catalog.snapshot import load_snapshot, pictures, pixel_map, snapshot_key, stored_side, take_snapshot
 from enclip.catalog.store import CatalogStore
 from enclip.errors import SnapshotError, StoreError
 from enclip.records import Products
@@ -100,6 +100,19 @@ def test_a_pixel_map_that_fails_leaves_nothing_behind(products: Products, blobs:
     with pytest.raises(StoreError):
         pixel_map(products, blobs, side=16, scratch=tmp_path, digest="d")
     assert list((tmp_path / "pixels").iterdir()) == []
+
+
+@pytest.mark.parametrize("with_map", [True, False])
+def test_a_few_pictures_are_decoded_alone_and_as_the_map_has_them(
+    products: Products, blobs: FileBlobs, tmp_path: Path, with_map: bool
+) -> None:
+    expected = np.array(pixel_map(products, blobs, side=16, scratch=tmp_path, digest="d"))
+    scratch = tmp_path if with_map else tmp_path / "elsewhere"
+    blobs.path(image_key(str(products.image_sha256[60]))).unlink()  # which a map of all would need
+    rows = np.array([119, 3, 57])
+    (found,) = pictures(products, blobs, rows, side=16, scratch=scratch, digest="d")
+    assert (found == expected[rows]).all()
+    assert with_map or not scratch.exists()
 
 
 def test_two_may_ask_for_the_same_pixel_map_at_once(products: Products, blobs: FileBlobs, tmp_path: Path) -> None:
