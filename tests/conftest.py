@@ -7,6 +7,7 @@ those skips into failures.
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             wait_until(lambda: _answers(url), server, log)
             yield url
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # "fast": it does not wait for MLflow's pool of connections
 
 
 @pytest.fixture

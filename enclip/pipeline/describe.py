@@ -1,6 +1,7 @@
 """A release for people: Markdown, a table per category, the gate report, plots, an audit of the catalog."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from enclip.records import QueryKind
 from enclip.release import Manifest, Member
 from enclip.retrieval.searcher import Searcher
 
+WHOLE = "description.md"
+MOST_CHARS = 5_000
+
 
 def describe_release(platform: Platform, plan: Plan, evaluation: EvaluationStep, gate: GateStep, folder: Path) -> str:
-    """Write gate report, tables and plots into the folder; the description in Markdown."""
+    """Write gate report, tables and plots into the folder; the description in Markdown, as MLflow takes it."""
     manifest = platform.registry.release_manifest(gate.release)
     (folder / "gate.json").write_text(gate.model_dump_json(indent=2))
     (folder / "evaluation.json").write_text(json.dumps(evaluation.summary(), indent=2))
@@ -31,7 +35,25 @@ def describe_release(platform: Platform, plan: Plan, evaluation: EvaluationStep,
     _plots(platform, plan, evaluation, folder)
     searcher = open_release(platform, evaluation.release, encoders=False).searcher
     _pictures(platform, searcher, folder)
-    return _markdown(plan, evaluation, gate, manifest)
+    description = _markdown(plan, evaluation, gate, manifest)
+    (folder / WHOLE).write_text(description)
+    return shortened(description)
+
+
+def shortened(description: str) -> str:
+    """A description of at most 5,000 characters: whole sections are left out, those first that a person misses least.
+
+    MLflow stores no more on a server's database; SQLite takes any length, so that only a server shows it.
+    """
+    head, *sections = re.split(r"(?m)^(?=### )", description)
+    rest = f"\nMore is in the report, `report/{WHOLE}`.\n"
+    for title in ("### By category", "### Candidates", "### Members", "### mAP@10"):
+        if len(head) + sum(map(len, sections)) <= MOST_CHARS:
+            break
+        sections = [section for section in sections if not section.startswith(title)]
+        head = head.removesuffix(rest) + rest
+    text = head + "".join(sections)
+    return text if len(text) <= MOST_CHARS else text[: MOST_CHARS - 1] + "…"
 
 
 def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: Manifest) -> str:

@@ -254,7 +254,8 @@ class Registry:
 
     def alias(self, name: str) -> int | None:
         """The release that an alias names, or None."""
-        return self.aliases().get(name)
+        with self._connection.asking(f"read the alias {name!r} of"):
+            return releases.aliased(self._connection, name)
 
     def set_alias(self, name: str, version: int) -> None:
         """Point an alias at a release: one atomic move, seen at once by every reader."""

@@ -13,6 +13,7 @@ from threading import Barrier
 import pytest
 
 from enclip.errors import RegistryError, ReleaseError, WeightsError
+from enclip.pipeline.describe import MOST_CHARS, shortened
 from enclip.registry import CHAMPION, Registry
 from enclip.registry.runs import log_dataset
 from enclip.release import Manifest
@@ -220,6 +221,29 @@ def test_an_absent_server_is_named_and_its_password_is_not(tmp_path: Path) -> No
         registry.aliases()
     assert "secret" not in str(raised.value)
     assert "MLFLOW_TRACKING_URI" in str(raised.value)
+
+
+def test_a_description_of_any_length_fits_a_server_s_database(
+    postgres_url: str, tmp_path: Path, make_release: Callable[..., tuple[str, Manifest]]
+) -> None:
+    """SQLite takes any length; Postgres refuses what MLflow's column does not hold."""
+    registry = Registry(postgres_url, tmp_path / "mlartifacts", tmp_path / "cache")
+    run, manifest = make_release(tmp_path / "release", registry, run_id="run-p", ensemble="p")
+    version = registry.log_release(run, tmp_path / "release", manifest)
+    rows = "".join(f"| Category {number} | 0.5 | 0.4 | 12 |\n" for number in range(300))
+    whole = f"**Promoted**\n\n### Members\n\n| 1 |\n\n### By category\n\n{rows}\n### Gates\n\n| floor | pass |\n"
+    told = shortened(whole)
+
+    registry.report_release(version, tags={}, metrics={}, description=told)
+
+    shown = registry._connection.client.get_model_version("enclip", str(version)).description
+    assert shown == told
+    assert "### Members" in shown and "### Gates" in shown and "### By category" not in shown
+    assert "report/description.md" in shown
+    assert shortened(told) == told
+    assert len(shortened("x" * 20_000)) == MOST_CHARS
+    with pytest.raises(RegistryError):
+        registry.report_release(version, tags={}, metrics={}, description=whole)
 
 
 def test_through_a_server_files_are_downloaded_whole_and_once(
