@@ -17,7 +17,7 @@ from pydantic import Field
 from enclip.blobs import write_whole
 from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, take_snapshot
 from enclip.models import training
-from enclip.models.bases import load_base
+from enclip.models.bases import at_side, load_base
 from enclip.models.checkpoint import load_checkpoint, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
 from enclip.models.device import resolve_device
@@ -47,6 +47,7 @@ class Training(Recipe):
     recipe: TrainRecipe = Field(description="One instance; `instances` is not read.")
     fold: int = Field(0, ge=0, description="Which assignment of groups to splits.")
     share: float = Field(1.0, gt=0, le=1, description="Share of the train split's products that are used.")
+    side: int | None = Field(None, gt=0, description="Side of the towers' pictures in px, where not the base's.")
     trunk: "Trunk | None" = Field(None, description="Where it starts, in the place of the recipe's base.")
 
 
@@ -299,8 +300,10 @@ class Lab:
         """The weights that a training starts from: its trunk's, or its base's."""
         if wanted.trunk:
             trunk = next(epoch for epoch in self.train(wanted.trunk.training) if epoch.epoch == wanted.trunk.epoch)
-            return load_checkpoint(trunk.folder, device=self.device)
-        return load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
+            model = load_checkpoint(trunk.folder, device=self.device)
+        else:
+            model = load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
+        return at_side(model, wanted.side) if wanted.side else model
 
     def _rows(self, wanted: Training) -> NDArray[np.int64]:
         """The products that a training sees."""
@@ -311,6 +314,8 @@ class Lab:
         """The training as a run in MLflow, its figures by epoch."""
         registry = self._platform.registry
         params = {"snapshot": self.snapshot, "fold": wanted.fold, "share": wanted.share}
+        if wanted.side:
+            params["side"] = wanted.side
         if wanted.trunk:
             params["trunk"] = f"{digest(wanted.trunk.training)}, epoch {wanted.trunk.epoch}"
         mlflow_run_id = registry.open_run(
@@ -332,8 +337,10 @@ class Lab:
 def digest(wanted: Training) -> str:
     """20 hex digits that name a training by all that it learns from, wherever it lies."""
     asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}, "trunk": True})
-    if wanted.trunk:  # what starts from a base keeps the name that it had before there were trunks
+    if wanted.trunk:
         asked["trunk"] = [digest(wanted.trunk.training), wanted.trunk.epoch]
+    if wanted.side is None:  # like a trunk that is none: trainings keep the names that they had before
+        del asked["side"]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -356,8 +363,9 @@ def _some(rows: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int
 
 
 def _name(wanted: Training) -> str:
+    side = f" at {wanted.side} px" if wanted.side else ""
     start = f" after {wanted.trunk.epoch} of seed {wanted.trunk.training.recipe.seed}" if wanted.trunk else ""
-    return f"fold {wanted.fold}, seed {wanted.recipe.seed}, {wanted.recipe.epochs} epochs{start}"
+    return f"fold {wanted.fold}, seed {wanted.recipe.seed}, {wanted.recipe.epochs} epochs{side}{start}"
 
 
 def _soup_name(epochs: Sequence[Epoch], weights: Sequence[float] | None) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from enclip.errors import WeightsError
+from enclip.models.checkpoint import read_card
 from enclip.records import overlap
 from enclip.retrieval.ranking import rank
 from enclip.studies.findings import Fact, Findings
@@ -15,10 +17,12 @@ from enclip.studies.lab import Epoch, Training, Trunk, best_of
 from enclip.studies.material import Material, Values
 
 PLAIN, DISTINCT, BRANCHES = "one plain run", "two distinct runs", "two branches of one trunk"
-SNAPSHOTS, AUGMENTED = "three cycles of one run", "two distinct runs, one of them on poorer pictures"
+SNAPSHOTS, AUGMENTED = "three cycles of one run", "a plain run and one on poorer pictures"
+RESIZED = "a plain run and one on smaller pictures"
 BEST, UNIFORM, GREEDY, SOUP = "best member", "uniform ensemble", "greedy ensemble", "greedy soup"
 CYCLES = 3
 POORER = 0.6  # share of training pictures that are blurred, shrunk or made noisy; the recipe's is half of it
+SMALLER = 0.8  # of the base's side
 
 
 def named(system: str, way: str) -> str:
@@ -48,7 +52,8 @@ def run(material: Material) -> Findings:
     """Each way's best member, ensembles and, where weights may be averaged, soup; all chosen on *select*."""
     systems: dict[str, Values] = {}
     facts: dict[str, Fact] = {}
-    for name, way in _ways(material).items():
+    ways, left_out = ways_of(material)
+    for name, way in ways.items():
         best = best_of(way.members)
         chosen, weights = material.greedy(way.members, most=material.setting.release.max_members)
         systems[named(BEST, name)] = material.ap(material.scores(best))
@@ -65,7 +70,7 @@ def run(material: Material) -> Findings:
             soup, taken = greedy_soup(way.members, material.lab.soup)
             systems[named(SOUP, name)] = material.ap(material.scores(soup))
             facts[name] = {**facts[name], "greedy soup": said(taken)}
-    return Findings(systems, facts)
+    return Findings(systems, {**facts, **left_out})
 
 
 def disagreement(material: Material, parts: Sequence[Sequence[Epoch]]) -> float:
@@ -85,8 +90,8 @@ def disagreement(material: Material, parts: Sequence[Sequence[Epoch]]) -> float:
     return float(np.mean(apart)) if apart else 0.0
 
 
-def _ways(material: Material) -> dict[str, Way]:
-    """The same number of epochs, spent in each way. Each way offers about as many members."""
+def ways_of(material: Material) -> tuple[dict[str, Way], dict[str, Fact]]:
+    """The same number of epochs, spent in each way, and what a base cannot do. Each offers about as many members."""
     setting, train = material.setting, material.lab.train
     whole = setting.instance(material.world.number, 0)
     seed, half, quarter = whole.recipe.seed, max(1, setting.epochs // 2), max(1, setting.epochs // 4)
@@ -101,13 +106,23 @@ def _ways(material: Material) -> dict[str, Way]:
         each = -(-setting.offered // len(trained))
         return Way([*before, *chain(*trained)], [epochs[-each:] for epochs in trained])
 
-    return {
+    ways = {
         PLAIN: Way(plain, [[epoch] for epoch in plain[-setting.offered :]]),
         DISTINCT: runs(one, other),
         BRANCHES: runs(*(branch(trunk, epochs=quarter, seed=seed + number) for number in (1, 2)), before=plain[:half]),
         SNAPSHOTS: Way(train(cyclic)[1:], [[epoch] for epoch in snapshots(train(cyclic))]),
         AUGMENTED: runs(one, changed(other, low_quality=POORER)),
     }
+    try:
+        ways[RESIZED] = runs(one, other.model_copy(update={"side": _smaller(plain[0])}))
+    except WeightsError as error:
+        return ways, {RESIZED: {"left out, because": error.what}}
+    return ways, {}
+
+
+def _smaller(epoch: Epoch) -> int:
+    """A smaller side for its network's pictures, in steps of 8 px."""
+    return max(8, round(SMALLER * read_card(epoch.folder).architecture.preprocessing.side / 8) * 8)
 
 
 def changed(training: Training, **changes: Any) -> Training:

@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +12,7 @@ from enclip.recipes import TrainRecipe
 from enclip.studies.definition import Setting
 from enclip.studies.fusion import averageable, greedy_soup
 from enclip.studies.lab import Epoch, Lab, Training
+from enclip.studies.material import Material
 from tests.unit.models.small_models import CPU, SIDE, small_clip
 
 from .conftest import Ran
@@ -91,18 +92,22 @@ def test_epochs_are_averageable_where_they_started_alike(tmp_path: Path) -> None
     assert averageable(epochs) == [[epochs[0], epochs[2]], [epochs[1]]]
 
 
-def test_wise_ft_is_for_pretrained_bases(
-    ran: Callable[[str], Ran], run: Callable[..., Ran], pretrained: Setting, tmp_path: Path
+def test_wise_ft_is_for_pretrained_bases_and_chooses_on_select(
+    ran: Callable[[str], Ran], run: Callable[..., Ran], platform: Platform, pretrained: Setting, tmp_path: Path
 ) -> None:
     assert not [system for system in ran("fusion").document["systems"] if "WiSE" in system]
     done = run("fusion", tmp_path, setting=pretrained)
-    fact, per_query = done.document["facts"]["0"]["WiSE-FT"], done.per_query
-    between = {alpha: per_query[f"WiSE-FT, α = {alpha}"] for alpha in (0.25, 0.5, 0.75)}
-    line = {**between, 1.0: per_query["best epoch"]}
-    if fact["α"] in line:
-        pd.testing.assert_series_equal(per_query["WiSE-FT, α chosen on select"], line[fact["α"]], check_names=False)
-    best = max(float(line.split(": ")[1].split()[0]) for line in done.trained)
-    assert fact["its mAP@10 on select"] >= round(best, 3) - 5e-4, "not below any epoch, the base included"
+    material = Material(Lab(platform), pretrained, 0)
+    tuned = material.best_epoch
+    base = material.lab.train(tuned.training)[0]
+    line = {0.0: base, 1.0: tuned}
+    line |= {alpha: material.lab.soup([base, tuned], [1 - alpha, alpha]) for alpha in (0.25, 0.5, 0.75)}
+    fact, per_query = done.document["facts"]["0"]["WiSE-FT"], done.per_query.set_index("query_id").sort_index()
+    assert fact["its mAP@10 on select"] == max(epoch.quality for epoch in line.values()) == line[fact["α"]].quality
+    by_id = np.array([query.query_id for query in material.world.gate.queries]).argsort()
+    shown = {f"WiSE-FT, α = {alpha}": line[alpha] for alpha in (0.25, 0.5, 0.75)}
+    for system, epoch in {**shown, "WiSE-FT, α chosen on select": line[fact["α"]]}.items():
+        np.testing.assert_allclose(per_query[system], material.ap(material.scores(epoch))[by_id], atol=1e-6)
 
 
 def _epoch(number: int, quality: float) -> Epoch:

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from enclip.models.checkpoint import load_checkpoint, read_card
+from enclip.models.checkpoint import load_checkpoint, read_card, save_checkpoint
 from enclip.models.schedule import learning_rate
 from enclip.pipeline.platform import Platform
 from enclip.recipes import TrainRecipe
 from enclip.records import Split
 from enclip.studies.definition import Setting
+from enclip.studies.fusion import averageable
 from enclip.studies.lab import Epoch, Lab, Training, Trunk, digest
 from enclip.studies.material import Material
-from enclip.studies.members import branch, changed, disagreement, snapshots
-from tests.unit.models.small_models import CPU
+from enclip.studies.members import RESIZED, branch, changed, disagreement, snapshots, ways_of
+from tests.unit.models.small_models import CPU, SIDE, TRANSFORMER, small_clip
 
 from .conftest import Ran
 
@@ -28,19 +29,23 @@ def test_trainings_keep_the_names_that_they_were_cached_under() -> None:
     assert digest(from_trunk) == "4f39cdbf449ab4f88791"
     others = [
         changed(from_trunk, seed=1),
+        plain.model_copy(update={"side": 64}),
         plain.model_copy(update={"trunk": Trunk(training=plain, epoch=23)}),
         plain.model_copy(update={"trunk": Trunk(training=changed(plain, seed=1), epoch=24)}),
     ]
-    assert len({digest(training) for training in (plain, from_trunk, *others)}) == 5
+    assert len({digest(training) for training in (plain, from_trunk, *others)}) == 6
 
 
-def test_every_way_has_the_same_number_of_epochs(run: Callable[..., Ran], setting: Setting, tmp_path: Path) -> None:
-    done = run("members", tmp_path, setting=setting.model_copy(update={"epochs": 4, "offered": 1}))
-    facts = done.document["facts"]["0"]
-    assert {fact["epochs trained"] for fact in facts.values()} == {4} and len(facts) == 5
-    assert all(0 <= fact["first ten not shared"] <= 1 for fact in facts.values())
-    assert sum(" epoch 0:" in line for line in done.trained) == 7, "ways share what they have in common"
-    assert len([line for line in done.trained if "after 2 of seed 0" in line]) == 2 * 2
+def test_every_way_has_the_same_number_of_epochs(platform: Platform, setting: Setting) -> None:
+    told: list[str] = []
+    material = Material(Lab(platform, tell=told.append), setting.model_copy(update={"epochs": 4}), 0)
+    ways, left_out = ways_of(material)
+    assert {name: len(way.trained) for name, way in ways.items()} == dict.fromkeys(ways, 4)
+    assert len(ways) == 6 and left_out == {}
+    assert [len(way.parts) for way in ways.values()] == [2, 2, 2, 3, 2, 2]
+    assert [len(way.members) for way in ways.values()] == [2, 2, 2, 3, 2, 2]
+    assert sum(" epoch 0:" in line for line in told) == 8, "ways share what they have in common"
+    assert sum("after 2 of seed 0, epoch 1:" in line for line in told) == 2
 
 
 def test_branches_go_on_from_their_trunk_and_may_be_averaged(platform: Platform, setting: Setting) -> None:
@@ -61,6 +66,27 @@ def test_branches_go_on_from_their_trunk_and_may_be_averaged(platform: Platform,
     assert lab.embed(soup).image_ND.shape == lab.embed(trunk).image_ND.shape
     again: list[str] = []
     assert Lab(platform, tell=again.append).train(wanted[0]) == branches[0] and again == []
+
+
+def test_a_run_on_smaller_pictures_searches_with_the_others(platform: Platform, setting: Setting) -> None:
+    lab = Lab(platform)
+    whole = setting.instance(0, 0)
+    wanted = changed(whole, epochs=1).model_copy(update={"side": 24})
+    start, end = lab.train(wanted)
+    assert read_card(end.folder).architecture.preprocessing.side == 24 and _same(start, lab.train(whole)[0])
+    one, other = lab.embed(end), lab.embed(lab.train(whole)[-1])
+    assert one.image_ND.shape == other.image_ND.shape
+    assert averageable([lab.train(whole)[-1], end]) == [[lab.train(whole)[-1]], [end]]
+
+
+def test_a_base_that_takes_one_side_alone_is_listed_with_the_reason(
+    run: Callable[..., Ran], setting: Setting, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "base", small_clip(architecture=TRANSFORMER), pixel_side=SIDE)
+    done = run("members", tmp_path, setting=setting.model_copy(update={"base": f"local-dir:{tmp_path / 'base'}"}))
+    facts = done.document["facts"]["0"]
+    assert "cannot take 24 px" in facts[RESIZED]["left out, because"] and len(facts) == 6
+    assert not [system for system in done.document["systems"] if RESIZED in system]
 
 
 def test_members_disagree_by_what_their_first_ten_do_not_share(platform: Platform, setting: Setting) -> None:
