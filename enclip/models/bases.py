@@ -1,6 +1,7 @@
 """Base weights by name (D10)."""
 
 import tempfile
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,34 @@ def load_base(name: str, *, seed: int, device: torch.device) -> ClipModel:
     if name.startswith("local-dir:") and (path / CARD).is_file():
         return load_checkpoint(path, device=device)
     return _pretrained(name).to(device)
+
+
+def at_side(model: ClipModel, side: int) -> ClipModel:
+    """The same weights in a network that takes pictures of another side, in px; in eval mode, on the same device.
+
+    Convolutions take any. It counts as another initialisation: averaging knows architectures by their side.
+
+    Raises:
+        WeightsError: a tower whose weights depend on the side, as those of vision transformers do.
+    """
+    old = model.architecture
+    vision = {**old.model_cfg["vision_cfg"], "image_size": side}
+    architecture = old.model_copy(
+        update={
+            "model_cfg": {**old.model_cfg, "vision_cfg": vision},
+            "preprocessing": old.preprocessing.model_copy(update={"side": side}),
+        }
+    )
+    module = build_module(architecture)
+    try:
+        module.load_state_dict(model.module.state_dict())
+    except RuntimeError as error:
+        raise WeightsError(
+            f"The image tower's weights are for pictures of {model.side} px and cannot take {side} px.",
+            remedy="Use a base whose image tower is convolutional.",
+        ) from error
+    changed = replace(model, module=module, architecture=architecture, init_id=digest_of(module, architecture))
+    return changed.to(model.device)
 
 
 def packaged(name: str) -> Architecture:

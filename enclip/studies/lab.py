@@ -17,15 +17,17 @@ from pydantic import Field
 from enclip.blobs import write_whole
 from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, take_snapshot
 from enclip.models import training
-from enclip.models.bases import load_base
-from enclip.models.checkpoint import load_checkpoint
+from enclip.models.bases import at_side, load_base
+from enclip.models.checkpoint import load_checkpoint, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
 from enclip.models.device import resolve_device
+from enclip.models.soup import average_checkpoints
 from enclip.models.student import CARD, TextStudent, distil
 from enclip.pipeline.bank import BankTexts, bank_texts
 from enclip.pipeline.distil import student_texts
 from enclip.pipeline.heads import Values, member_heads, train_values
 from enclip.pipeline.platform import Platform
+from enclip.pipeline.soups import STATISTICS_FROM
 from enclip.pipeline.train import sized, training_rows
 from enclip.pipeline.validate import Validator
 from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
@@ -45,6 +47,15 @@ class Training(Recipe):
     recipe: TrainRecipe = Field(description="One instance; `instances` is not read.")
     fold: int = Field(0, ge=0, description="Which assignment of groups to splits.")
     share: float = Field(1.0, gt=0, le=1, description="Share of the train split's products that are used.")
+    side: int | None = Field(None, gt=0, description="Side of the towers' pictures in px, where not the base's.")
+    trunk: "Trunk | None" = Field(None, description="Where it starts, in the place of the recipe's base.")
+
+
+class Trunk(Recipe):
+    """An epoch of another training, from which branches start."""
+
+    training: Training
+    epoch: int = Field(ge=1)
 
 
 @dataclass(frozen=True)
@@ -134,10 +145,8 @@ class Lab:
         known = folder / "epochs.json"
         if known.is_file():
             return [self._epoch(wanted, folder, row) for row in json.loads(known.read_bytes())]
-        fold = self.fold(wanted.fold)
-        model = load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
+        fold, model, rows = self.fold(wanted.fold), self._start(wanted), self._rows(wanted)
         pixels = self.pixels(model)
-        rows = _some(training_rows(fold.products, wanted.recipe), wanted.share, seed=wanted.recipe.seed)
         found = []
         for result in training.fit(
             model,
@@ -161,6 +170,27 @@ class Lab:
         write_whole(known, json.dumps(found).encode())
         (folder / "state.pt").unlink(missing_ok=True)
         return [self._epoch(wanted, folder, row) for row in found]
+
+    def soup(self, epochs: Sequence[Epoch], weights: Sequence[float] | None = None) -> Epoch:
+        """One checkpoint with the mean of the epochs' weights, uniform without `weights`; beside the last of them.
+
+        Raises:
+            WeightsError: their weights cannot be averaged.
+        """
+        last = epochs[-1]
+        folder = last.folder.with_name(_soup_name(epochs, weights))
+        known = folder / "figures.json"
+        if not known.is_file():
+            pixels = self.pixels(load_checkpoint(last.folder, device=self.device))
+            rows = np.random.default_rng(0).permutation(self._rows(last.training))[:STATISTICS_FROM]
+            model = average_checkpoints(
+                [epoch.folder for epoch in epochs], pixels=pixels[np.sort(rows)], device=self.device, weights=weights
+            )
+            save_checkpoint(folder, model, pixel_side=pixels.shape[1])
+            figures = _validated(self.fold(last.training.fold).select, model, pixels)
+            write_whole(known, json.dumps(figures).encode())
+        figures = json.loads(known.read_bytes())
+        return Epoch(last.training, last.epoch, folder, figures["quality"], figures, seconds=0.0)
 
     def embed(self, epoch: Epoch) -> Embedded:
         """All products, queries, bank texts and names by one epoch."""
@@ -266,15 +296,28 @@ class Lab:
             self._products, self._platform.blobs, side=side, scratch=self._platform.scratch, digest=self.snapshot
         )
 
-    @cached_property
-    def base_pixels(self) -> NDArray[np.uint8]:
-        """The catalog's pictures as the base `tiny` takes them."""
-        return self.pixels(load_base("tiny", seed=0, device=self.device))
+    def _start(self, wanted: Training) -> ClipModel:
+        """The weights that a training starts from: its trunk's, or its base's."""
+        if wanted.trunk:
+            trunk = next(epoch for epoch in self.train(wanted.trunk.training) if epoch.epoch == wanted.trunk.epoch)
+            model = load_checkpoint(trunk.folder, device=self.device)
+        else:
+            model = load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
+        return at_side(model, wanted.side) if wanted.side else model
+
+    def _rows(self, wanted: Training) -> NDArray[np.int64]:
+        """The products that a training sees."""
+        rows = training_rows(self.fold(wanted.fold).products, wanted.recipe)
+        return _some(rows, wanted.share, seed=wanted.recipe.seed)
 
     def _log(self, wanted: Training, name: str, epochs: Sequence[dict[str, Any]]) -> None:
         """The training as a run in MLflow, its figures by epoch."""
         registry = self._platform.registry
         params = {"snapshot": self.snapshot, "fold": wanted.fold, "share": wanted.share}
+        if wanted.side:
+            params["side"] = wanted.side
+        if wanted.trunk:
+            params["trunk"] = f"{digest(wanted.trunk.training)}, epoch {wanted.trunk.epoch}"
         mlflow_run_id = registry.open_run(
             f"study-training-{name}",
             kind="study training",
@@ -285,11 +328,20 @@ class Lab:
         registry.close_run(mlflow_run_id)
 
     def _folder(self, wanted: Training) -> Path:
-        asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}})
-        return self._root / hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+        return self._root / digest(wanted)
 
     def _epoch(self, wanted: Training, folder: Path, row: dict[str, Any]) -> Epoch:
         return Epoch(training=wanted, folder=folder / f"epoch-{row['epoch']:02d}", **row)
+
+
+def digest(wanted: Training) -> str:
+    """20 hex digits that name a training by all that it learns from, wherever it lies."""
+    asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}, "trunk": True})
+    if wanted.trunk:
+        asked["trunk"] = [digest(wanted.trunk.training), wanted.trunk.epoch]
+    if wanted.side is None:  # like a trunk that is none: trainings keep the names that they had before
+        del asked["side"]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def best_of(epochs: Sequence[Epoch]) -> Epoch:
@@ -311,4 +363,18 @@ def _some(rows: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int
 
 
 def _name(wanted: Training) -> str:
-    return f"fold {wanted.fold}, seed {wanted.recipe.seed}, {wanted.recipe.epochs} epochs"
+    side = f" at {wanted.side} px" if wanted.side else ""
+    start = f" after {wanted.trunk.epoch} of seed {wanted.trunk.training.recipe.seed}" if wanted.trunk else ""
+    return f"fold {wanted.fold}, seed {wanted.recipe.seed}, {wanted.recipe.epochs} epochs{side}{start}"
+
+
+def _soup_name(epochs: Sequence[Epoch], weights: Sequence[float] | None) -> str:
+    """`soup-of-46-48`; `2bf8e581.24` is of another training than the last one, and `48x0.25` has a weight."""
+    home = epochs[-1].folder.parent
+    named = [
+        ("" if epoch.folder.parent == home else f"{epoch.folder.parent.name[:8]}.") + f"{epoch.epoch:02d}"
+        for epoch in epochs
+    ]
+    if weights is not None:
+        named = [f"{name}x{weight:g}" for name, weight in zip(named, weights, strict=True)]
+    return f"soup-of-{'-'.join(named)}"

@@ -95,6 +95,10 @@ class Material:
         )
         return np.asarray(total, np.float32)
 
+    def uniform(self, members: Sequence[Epoch]) -> Values:
+        """AP@10 of each gate query by the plain mean of members' cosines."""
+        return self.ap(self.weighted(members, [1 / len(members)] * len(members)))
+
     @cached_property
     def ensemble(self) -> tuple[list[Epoch], list[float]]:
         """The release's members and weights."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
-from enclip.studies import ablation, bases, clusters, cost, ensemble, fusion, little_data, low_quality, size
+from enclip.studies import ablation, bases, clusters, cost, ensemble, fusion, little_data, low_quality, members, size
 from enclip.studies.definition import Setting
 from enclip.studies.findings import Findings, rows_of
 from enclip.studies.lab import Lab, Tell
@@ -72,6 +72,20 @@ STUDIES: dict[str, Study] = {
             ),
         },
         little_data.LEVELS,
+    ),
+    "members": Study(
+        "What makes members disagree usefully, for the same number of epochs?",
+        members.run,
+        {
+            "gain_of_distinct_runs": (
+                members.named(members.GREEDY, members.DISTINCT),
+                members.named(members.BEST, members.PLAIN),
+            ),
+            "gain_of_branches": (
+                members.named(members.GREEDY, members.BRANCHES),
+                members.named(members.BEST, members.PLAIN),
+            ),
+        },
     ),
     "bases": Study("Which base weights to start from?", bases.run),
     "cost": Study("What does quality cost: training, index, search?", cost.run),

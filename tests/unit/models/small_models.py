@@ -25,6 +25,9 @@ SMALL = Architecture(
     tokenizer=TokenizerSpec(kind="bpe", context_length=12, num_merges=510),
 )
 
+_PATCHES = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+TRANSFORMER = SMALL.model_copy(update={"model_cfg": {**SMALL.model_cfg, "vision_cfg": _PATCHES}})
+
 
 def small_clip(seed: int = 0, architecture: Architecture = SMALL) -> ClipModel:
     module = build_module(architecture, seed=seed)

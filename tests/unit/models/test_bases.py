@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from enclip.errors import WeightsError
-from enclip.models.bases import load_base
+from enclip.models.bases import at_side, load_base
 from enclip.models.checkpoint import load_checkpoint, save_checkpoint
 from enclip.models.clip import ClipEncoder
 
-from .small_models import CPU, SMALL, small_clip
+from .small_models import CPU, SMALL, TRANSFORMER, small_clip
 
 
 def test_tiny_needs_no_download_and_follows_its_seed():
@@ -85,6 +85,23 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path: Path)
 def test_a_name_that_means_nothing_says_what_would(name: str, message: str):
     with pytest.raises(WeightsError, match=message):
         load_base(name, seed=0, device=CPU)
+
+
+def test_convolutions_take_pictures_of_another_side():
+    model = small_clip()
+    smaller = at_side(model, 24)
+    assert (smaller.side, smaller.dim, model.side) == (24, model.dim, 32)
+    for name, value in model.module.state_dict().items():
+        assert torch.equal(smaller.module.state_dict()[name], value)
+    assert smaller.init_id != model.init_id, "averaging refuses them by their architectures"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
+    small, large = (ClipEncoder(each).encode_images(pixels) for each in (smaller, model))
+    assert small.shape == large.shape and not np.allclose(small, large, atol=1e-3)
+
+
+def test_a_transformer_does_not():
+    with pytest.raises(WeightsError, match="for pictures of 32 px and cannot take 24 px"):
+        at_side(small_clip(architecture=TRANSFORMER), 24)
 
 
 def _open_clip_folder(folder: Path) -> Path:

@@ -48,7 +48,7 @@ def test_a_study_writes_what_it_measured(ran: Callable[[str], Ran], setting: Set
         assert picture.width > 300
 
 
-@pytest.mark.parametrize("name", ["size", "low-quality", "little-data", "bases"])
+@pytest.mark.parametrize("name", ["size", "fusion", "members", "low-quality", "little-data", "bases"])
 def test_a_second_run_trains_nothing_and_finds_the_same(
     ran: Callable[[str], Ran], run: Callable[..., Ran], tmp_path: Path, name: str
 ) -> None:
