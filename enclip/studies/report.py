@@ -121,7 +121,7 @@ class Report:
             shown = {
                 name: [(value.mean, value.low, value.high) for value in kinds.values()] for name, kinds in gains.items()
             }
-            title = f"mAP@10 against: {'; '.join(dict.fromkeys(peers.values()))}"
+            title = "mAP@10 against: " + "\nand of those: ".join(dict.fromkeys(peers.values()))
             plot_gains(self._folder / picture, shown, kinds=self._kinds(), title=title)
         text = self._markdown(
             figures, gains, peers, {key: (*headlines[key], value) for key, value in named.items()}, picture, about
