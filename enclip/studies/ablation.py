@@ -15,23 +15,36 @@ HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names a
 PULL = 0.15  # where select chose none: the least that is tried
 OFF, ON = "without clusters", "with clusters"
 NO_ENSEMBLE = "not fine-tuned, ensemble (there is none)"
+UNTUNED_ONE, TUNED_ONE, TUNED_MANY = "not fine-tuned, one model", "fine-tuned, one model", "fine-tuned, ensemble"
 CROSS = {
     "Pictures alone: fine-tuning × ensembling × clustering": {
-        "not fine-tuned, one model": {OFF: UNTUNED, ON: "not fine-tuned + clusters"},
+        UNTUNED_ONE: {OFF: UNTUNED, ON: "not fine-tuned + clusters"},
         NO_ENSEMBLE: {},
-        "fine-tuned, one model": {OFF: TUNED, ON: "fine-tuned + clusters"},
-        "fine-tuned, ensemble": {OFF: ENSEMBLE, ON: "ensemble + clusters"},
+        TUNED_ONE: {OFF: TUNED, ON: "fine-tuned + clusters"},
+        TUNED_MANY: {OFF: ENSEMBLE, ON: "ensemble + clusters"},
     },
     "Pictures and names: fine-tuning × ensembling × clustering": {
-        "not fine-tuned, one model": {OFF: "names: not fine-tuned", ON: "names: not fine-tuned + clusters"},
+        UNTUNED_ONE: {OFF: "names: not fine-tuned", ON: "names: not fine-tuned + clusters"},
         NO_ENSEMBLE: {},
-        "fine-tuned, one model": {OFF: "names: fine-tuned", ON: "names: fine-tuned + clusters"},
-        "fine-tuned, ensemble": {OFF: VECTORS, ON: "names: vectors + clusters"},
+        TUNED_ONE: {OFF: "names: fine-tuned", ON: "names: fine-tuned + clusters"},
+        TUNED_MANY: {OFF: VECTORS, ON: "names: vectors + clusters"},
     },
 }
+PICTURES, NAMES = CROSS.values()
+EFFECTS = {
+    "fine-tuning": [(table[TUNED_ONE][on], table[UNTUNED_ONE][on]) for table in (PICTURES, NAMES) for on in (OFF, ON)],
+    "ensembling": [(table[TUNED_MANY][on], table[TUNED_ONE][on]) for table in (PICTURES, NAMES) for on in (OFF, ON)],
+    # Where nothing was learnt there is next to nothing to add to: cells of it would water the next two down.
+    "clustering, fine-tuned": [
+        (table[row][ON], table[row][OFF]) for table in (PICTURES, NAMES) for row in (TUNED_ONE, TUNED_MANY)
+    ],
+    "product text, fine-tuned": [
+        (NAMES[row][on], PICTURES[row][on]) for row in (TUNED_ONE, TUNED_MANY) for on in (OFF, ON)
+    ],
+}
 ABOUT = (
-    "Rows of pictures alone and of names, which begin so, are two protocols. The last two tables show some of the rows "
-    "again, crossed: all of them by plain cosines, without bank, attributes and BM25, the clusters' pull the same for "
+    "Rows of pictures alone and of names, which begin so, are two protocols. The last tables cross some of the "
+    "rows: all of them by plain cosines, without bank, attributes and BM25, the clusters' pull the same for "
     "all queries and in all of them. What is not fine-tuned has no ensemble: an ensemble's members are epochs of "
     "trainings, and before the first of them there is one model, the base."
 )

@@ -21,6 +21,7 @@ CATEGORY_PRODUCTS = 30  # relevant products of a category from which on its figu
 ABOUT = ("fold", "query_id", "kind", "category", "num_relevant")
 KINDS = ("specific", "type")
 Levels = Mapping[str, Mapping[str, Sequence[tuple[str, str]]]]  # panel → line → (label of a level, system)
+Effects = Mapping[str, Sequence[tuple[str, str]]]  # a part → (with it, without it), all else equal
 Cross = Mapping[str, Mapping[str, Mapping[str, str]]]  # table → row → column → system; a row may have none
 
 
@@ -41,6 +42,7 @@ class Report:
         known = self._known()
         self.per_query: pd.DataFrame = known[0] if known else pd.DataFrame(columns=list(ABOUT))
         self.facts: dict[str, dict[str, Fact]] = known[1] if known else {}
+        self._code_of: dict[str, dict[str, str]] = known[2] if known else {}
 
     @property
     def folds(self) -> list[int]:
@@ -54,6 +56,7 @@ class Report:
         # A system that only the fold's earlier version had is gone.
         self.per_query = self.per_query.sort_values(["fold", "query_id"], ignore_index=True).dropna(axis=1, how="all")
         self.facts[str(fold)] = dict(facts)
+        self._code_of[str(fold)] = self._code
 
     def write(
         self,
@@ -63,6 +66,7 @@ class Report:
         by_category: str = "",
         tried: Sequence[str] = (),
         cross: Cross | None = None,
+        effects: Effects | None = None,
         apart: Mapping[str, str] | None = None,
         about: str = "",
     ) -> list[Path]:
@@ -75,6 +79,7 @@ class Report:
             by_category: a system whose mAP@10 is shown by category too.
             tried: systems that are shown for the categories in which that one stays below the paper's worst.
             cross: systems shown once more, as tables of what they do and do not have.
+            effects: what each part adds, as the mean over pairs of systems that differ in it alone.
             apart: how names begin → the system that those are compared with, in a table of their own; all others
                 are compared with the first system.
             about: what a reader has to know of the study.
@@ -90,6 +95,7 @@ class Report:
             **self._about,
             "folds": self.folds,
             **self._code,
+            "code_of_folds": self._code_of,
             "machine": machine.machine(),
             "compared_with": systems[0],
             **({"compared_apart": dict(apart)} if apart else {}),
@@ -104,6 +110,13 @@ class Report:
         below = [row["category"] for row in categories if row[by_category] < PAPER_CATEGORY] if tried else []
         attempts = self._attempts(below, tried, by_category)
         document |= {"tried": attempts} if attempts else {}
+        added = {
+            part: {kind: self._effect(pairs, kind) for kind in self._kinds()} for part, pairs in (effects or {}).items()
+        }
+        if added:
+            document["effects"] = {
+                part: {kind: _dict(value) for kind, value in of.items()} for part, of in added.items()
+            }
         csv, picture = f"{self._name}.per_query.csv", f"{self._name}.png"
         write_whole(self._folder / csv, self.per_query.to_csv(index=False).encode())
         write_whole(self._folder / f"{self._name}.json", (json.dumps(document, indent=2) + "\n").encode())
@@ -121,13 +134,16 @@ class Report:
             shown = {
                 name: [(value.mean, value.low, value.high) for value in kinds.values()] for name, kinds in gains.items()
             }
-            title = "mAP@10 against: " + "\nand of those: ".join(dict.fromkeys(peers.values()))
+            others = [f"\n{start}…: against {peer}" for start, peer in (apart or {}).items()]
+            title = f"mAP@10 against: {systems[0]}{''.join(others)}"
             plot_gains(self._folder / picture, shown, kinds=self._kinds(), title=title)
         text = self._markdown(
             figures, gains, peers, {key: (*headlines[key], value) for key, value in named.items()}, picture, about
         )
         if cross:
             text += "".join(_cross_table(title, rows, figures, self._kinds()) for title, rows in cross.items())
+        if added:
+            text += _effects_table(added, self._kinds())
         if categories:
             text += _categories_table(categories, systems[0], by_category)
         if attempts:
@@ -212,6 +228,13 @@ class Report:
             )
         return found
 
+    def _effect(self, pairs: Sequence[tuple[str, str]], kind: str) -> Gain:
+        """The gain of the mean of the first systems over the mean of the second ones, query by query."""
+        ours, theirs = (
+            self.per_query[list(systems)].mean(axis=1, skipna=False) for systems in zip(*pairs, strict=True)
+        )
+        return gain(self.per_query.assign(ours=ours, theirs=theirs), "ours", "theirs", kind=kind)
+
     def _peers(self, apart: Mapping[str, str]) -> dict[str, str]:
         """System → what it is compared with."""
         systems = self._systems()
@@ -232,7 +255,7 @@ class Report:
     def _kinds(self) -> list[str]:
         return [kind for kind in KINDS if (self.per_query["kind"] == kind).any()]
 
-    def _known(self) -> tuple[pd.DataFrame, dict[str, dict[str, Fact]]] | None:
+    def _known(self) -> tuple[pd.DataFrame, dict[str, dict[str, Fact]], dict[str, dict[str, str]]] | None:
         """What an earlier run of the very same study has written."""
         path, rows = self._folder / f"{self._name}.json", self._folder / f"{self._name}.per_query.csv"
         if not (path.is_file() and rows.is_file()):
@@ -245,7 +268,7 @@ class Report:
         per_query = pd.read_csv(rows, keep_default_na=False)  # a category may be called NA
         systems = [column for column in per_query.columns if column not in ABOUT]
         per_query[systems] = per_query[systems].apply(pd.to_numeric, errors="coerce")  # a fold may lack a system
-        return per_query, document["facts"]
+        return per_query, document["facts"], document.get("code_of_folds", {})
 
 
 def _categories_table(categories: Sequence[Mapping[str, Any]], first: str, system: str) -> str:
@@ -287,6 +310,11 @@ def _cross_table(
     ]
     header = ("", *(f"{kind}, {column}" for kind in kinds for column in columns))
     return f"\n## {title}\n\n{markdown_table(header, cells)}"
+
+
+def _effects_table(added: Mapping[str, Mapping[str, Gain]], kinds: Sequence[str]) -> str:
+    table = markdown_table(("part", *kinds), [[part, *(str(of[kind]) for kind in kinds)] for part, of in added.items()])
+    return f"\n## What each part adds, in the mean over all that it was crossed with\n\n{table}"
 
 
 def _facts_table(facts: Mapping[str, Fact]) -> str:

@@ -13,7 +13,7 @@ from enclip.studies.definition import Setting
 from enclip.studies.findings import Findings, rows_of
 from enclip.studies.lab import Lab, Tell
 from enclip.studies.material import Material
-from enclip.studies.report import Cross, Levels, Report
+from enclip.studies.report import Cross, Effects, Levels, Report
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Study:
     by_category: str = ""
     tried: Sequence[str] = ()
     cross: Cross = field(default_factory=dict)
+    effects: Effects = field(default_factory=dict)
     apart: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
 
@@ -61,6 +62,7 @@ STUDIES: dict[str, Study] = {
             "gain_of_names_over_vectors": (ablation.HYBRID, ablation.VECTORS),
         },
         cross=ablation.CROSS,
+        effects=ablation.EFFECTS,
         about=ablation.ABOUT,
     ),
     "fusion": Study("How are members fused: scores, ranks, or weights?", fusion.run),
@@ -127,6 +129,7 @@ def run_study(
             by_category=study.by_category,
             tried=study.tried,
             cross=study.cross,
+            effects=study.effects,
             apart=study.apart,
             about=study.about,
         )

@@ -113,6 +113,16 @@ def test_crossed_systems_are_shown_once_more_with_holes_where_there_is_none(tmp_
     assert "\nWhat it is about.\n" in text
 
 
+def test_an_effect_is_the_mean_over_what_a_part_was_crossed_with(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"a": [0.1, 0.2], "a on": [0.2, 0.4], "b": [0.5, 0.5], "b on": [0.5, 0.9]}), {})
+    found.write(headlines={}, effects={"part": [("a on", "a"), ("b on", "b")], "b": [("b", "a")]})
+    effects = written(tmp_path)["effects"]
+    assert effects["part"]["specific"]["mean"] == pytest.approx((0.15 + 0.2) / 2)
+    assert effects["b"]["specific"]["mean"] == pytest.approx(0.35)
+    assert "| part | specific |\n| --- | --- |\n| part | +0.175 (" in (tmp_path / "study.md").read_text()
+
+
 def test_categories_below_the_paper_s_worst_show_what_was_tried(tmp_path: Path) -> None:
     found = report(tmp_path)
     low, high = {"theirs": [0.1, 0.3], "ours": [0.2, 0.4]}, {"theirs": [0.9], "ours": [0.8]}
@@ -138,7 +148,15 @@ def test_a_report_says_which_code_made_it(tmp_path: Path) -> None:
     found = report(tmp_path)
     found.add(0, rows(0, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4]}), {})
     found.write(headlines=HEADLINE)
-    assert written(tmp_path)["code_sha256"] == code_sha256() and written(tmp_path)["git_commit"] == git_commit()
+    code = {"git_commit": git_commit(), "code_sha256": code_sha256()}
+    document = written(tmp_path)
+    assert {key: document[key] for key in code} == code and document["code_of_folds"] == {"0": code}
+    old = {"git_commit": "abc", "code_sha256": "def"}
+    (tmp_path / "study.json").write_text(json.dumps({**document, "code_of_folds": {"0": old}}))
+    again = report(tmp_path)
+    again.add(1, rows(1, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4]}), {})
+    again.write(headlines=HEADLINE)
+    assert written(tmp_path)["code_of_folds"] == {"0": old, "1": code}
 
 
 def test_a_gain_is_the_mean_over_folds_of_paired_differences() -> None:

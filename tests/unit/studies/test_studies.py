@@ -15,7 +15,7 @@ from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
 from enclip.records import Split
 from enclip.studies import clusters
-from enclip.studies.ablation import CROSS
+from enclip.studies.ablation import CROSS, EFFECTS
 from enclip.studies.definition import Setting
 from enclip.studies.lab import Lab, best_of
 from enclip.studies.material import Material
@@ -206,6 +206,12 @@ def test_the_ablation_crosses_its_parts_by_gallery(
         assert f"| {row} |  |  |  |  |" in text and "is one model, the base" in text
         cells = [systems[system]["specific"] for system in table["fine-tuned, ensemble"].values()]
         assert f"| fine-tuned, ensemble | {cells[0]:.3f} | {cells[1]:.3f} |" in text
+    for part, pairs in EFFECTS.items():
+        assert len(set(pairs)) == 4 and {system for pair in pairs for system in pair} <= set(crossed)
+        untuned = any("not fine-tuned" in system for pair in pairs for system in pair)
+        assert untuned == (part == "fine-tuning")
+        mean = np.mean([systems[ours]["type"] - systems[theirs]["type"] for ours, theirs in pairs])
+        assert done.document["effects"][part]["type"]["mean"] == pytest.approx(mean, abs=1e-6)
     # One model's cells by another way: scores computed here, AP by hand of the products' order.
     image_ND = material.embedded(material.best_epoch).image_ND.astype(np.float32)
     name_ND = material.embedded(material.best_epoch).name_ND.astype(np.float32)
