@@ -105,9 +105,17 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
             ],
         ),
         "\n### Gates\n",
-        markdown_table(("gate", "verdict", "reason"), [(row.gate, row.verdict, row.reason) for row in gate.results]),
+        gates_table(gate),
     ]
     return "\n".join(parts)
+
+
+def gates_table(gate: GateStep) -> str:
+    """Every gate with what it saw, what it asked for, and why it passed or not, in Markdown."""
+    return markdown_table(
+        ("gate", "verdict", "value", "bound", "reason"),
+        [(row.gate, row.verdict, _cell(row.value), _cell(row.bound), row.reason) for row in gate.results],
+    )
 
 
 def _systems(evaluation: EvaluationStep, title: str, systems: Mapping[str, str]) -> str:

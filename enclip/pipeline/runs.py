@@ -198,8 +198,8 @@ class GateRow(Record):
 
     gate: str
     verdict: Literal["pass", "fail", "insufficient", "ask"]
-    value: float | None = None
-    bound: float | None = None
+    value: int | float | None = None  # an int is a count of queries
+    bound: int | float | None = None
     reason: str
 
 

@@ -14,6 +14,7 @@ from enclip.recipes import RetrainRecipe
 from enclip.retrieval.text import words
 
 SMALLEST_CATALOG = 20
+PACKAGE = Path(__file__).parents[1]
 
 
 def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str = "", dag_run_id: str = "") -> Plan:
@@ -87,18 +88,32 @@ def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str 
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with `+` where files differ from it; "" outside a checkout."""
-    here = Path(__file__).parent
+    """The commit of the code that runs, with `+` where the package differs from it; "" outside a checkout.
+
+    Other files may differ: a study that writes its report changes no code.
+    """
     try:
-        commit = subprocess.run(
-            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, timeout=10
-        ).stdout
+        _git("ls-files", "--error-unmatch", "__init__.py")  # installed below somebody else's checkout, it is not in it
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return ""
     return commit + ("+" if changed else "")
+
+
+def code_sha256() -> str:
+    """SHA-256 over the package's modules, by path: it names the code where there is no commit to name it."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {own}\n".encode())
+    return digest.hexdigest()
+
+
+def _git(*arguments: str) -> str:
+    """What git says in the package's folder."""
+    done = subprocess.run(["git", "-C", PACKAGE, *arguments], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
 
 
 def lock_sha256() -> str:

@@ -77,7 +77,7 @@ def tune(
             searcher.with_mix(pull=pull, narrowing=narrowing)
             for searcher in clustered
             for pull, narrowing in product(sorted(recipe.pulls), sorted(recipe.narrowings))
-            if pull or not narrowing
+            if pull or narrowing == min(recipe.narrowings)  # without a pull they are all one
         ),
         quality,
         lambda searcher: (

@@ -43,12 +43,15 @@ def show_figures(console: Console, evaluation: EvaluationStep) -> None:
 
 
 def show_gates(console: Console, gate: GateStep) -> None:
-    """Each gate's verdict and reason, and the decision."""
+    """Each gate's verdict, what it saw and what it asked for, with the reason; and the decision."""
     table = Table(title=f"Gates of release {gate.release}: {gate.outcome}", title_justify="left")
-    for column in ("gate", "verdict", "reason"):
-        table.add_column(column)
+    for column in ("gate", "verdict", "value", "bound", "reason"):
+        is_figure = column in ("value", "bound")
+        # In a narrow terminal the reason is what wraps: a figure in two parts misleads.
+        table.add_column(column, justify="right" if is_figure else "left", no_wrap=is_figure)
     for row in gate.results:
-        table.add_row(escape(row.gate), f"[{VERDICTS[row.verdict]}]{row.verdict}[/]", escape(row.reason))
+        verdict = f"[{VERDICTS[row.verdict]}]{row.verdict}[/]"
+        table.add_row(escape(row.gate), verdict, _of_gate(row.value), _of_gate(row.bound), escape(row.reason))
     console.print(table)
     console.print(gate.summary, markup=False)
 
@@ -140,3 +143,8 @@ def _tile(url: str) -> Image.Image:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _of_gate(value: int | float | None) -> str:
+    """A count of queries as it is; nothing where a gate compares no figures."""
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,40 +1,103 @@
 """(d) What do fine-tuning, ensembling, the bank, attributes, clusters and product text each add?"""
 
+from collections.abc import Sequence
+
 from enclip.pipeline.gallery import plain, without_bank
+from enclip.records import Split
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.text import NameIndex
 from enclip.studies.findings import Findings
-from enclip.studies.material import Material
+from enclip.studies.lab import Epoch
+from enclip.studies.material import NAME_SHARE, Material, Values
 
+TUNED, UNTUNED, ENSEMBLE = "fine-tuned, best epoch", "not fine-tuned", "ensemble"
 HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names alone", "names: BM25 alone"
 PULL = 0.15  # where select chose none: the least that is tried
+OFF, ON = "without clusters", "with clusters"
+NO_ENSEMBLE = "not fine-tuned, ensemble (there is none)"
+UNTUNED_ONE, TUNED_ONE, TUNED_MANY = "not fine-tuned, one model", "fine-tuned, one model", "fine-tuned, ensemble"
+CROSS = {
+    "Pictures alone: fine-tuning × ensembling × clustering": {
+        UNTUNED_ONE: {OFF: UNTUNED, ON: "not fine-tuned + clusters"},
+        NO_ENSEMBLE: {},
+        TUNED_ONE: {OFF: TUNED, ON: "fine-tuned + clusters"},
+        TUNED_MANY: {OFF: ENSEMBLE, ON: "ensemble + clusters"},
+    },
+    "Pictures and names: fine-tuning × ensembling × clustering": {
+        UNTUNED_ONE: {OFF: "names: not fine-tuned", ON: "names: not fine-tuned + clusters"},
+        NO_ENSEMBLE: {},
+        TUNED_ONE: {OFF: "names: fine-tuned", ON: "names: fine-tuned + clusters"},
+        TUNED_MANY: {OFF: VECTORS, ON: "names: vectors + clusters"},
+    },
+}
+PICTURES, NAMES = CROSS.values()
+EFFECTS = {
+    "fine-tuning": [(table[TUNED_ONE][on], table[UNTUNED_ONE][on]) for table in (PICTURES, NAMES) for on in (OFF, ON)],
+    "ensembling": [(table[TUNED_MANY][on], table[TUNED_ONE][on]) for table in (PICTURES, NAMES) for on in (OFF, ON)],
+    # Where nothing was learnt there is next to nothing to add to: cells of it would water the next two down.
+    "clustering, fine-tuned": [
+        (table[row][ON], table[row][OFF]) for table in (PICTURES, NAMES) for row in (TUNED_ONE, TUNED_MANY)
+    ],
+    "product text, fine-tuned": [
+        (NAMES[row][on], PICTURES[row][on]) for row in (TUNED_ONE, TUNED_MANY) for on in (OFF, ON)
+    ],
+}
+ABOUT = (
+    "Rows of pictures alone and of names, which begin so, are two protocols. The last tables cross some of the "
+    "rows: all of them by plain cosines, without bank, attributes and BM25, the clusters' pull the same for "
+    "all queries and in all of them. What is not fine-tuned has no ensemble: an ensemble's members are epochs of "
+    "trainings, and before the first of them there is one model, the base."
+)
 
 
 def run(material: Material) -> Findings:
-    """From the untrained base to a hybrid with names: a part more in each row. Names never stand with pictures."""
+    """From the untrained base to a hybrid with names: a part more in each row, and the four parts of the paper and
+    its gallery crossed. Names never stand with pictures.
+    """
     members, weights = material.ensemble
     base = material.lab.train(material.setting.instance(material.world.number, 0))[0]
     release = material.release.searcher
-    single = material.tuned([material.best_epoch], [1.0]).searcher
+    best = [material.best_epoch]
+    single = material.tuned(best, [1.0]).searcher
     hybrid = material.tuned(members, weights, names=True).searcher
     vectors = plain(hybrid).with_mix(bm25_weight=0)
+    pull = release.mix.pull or PULL
     gate = material.world.gate
-    names = NameIndex(material.world.products).search(gate.texts, k=10, allowed=material.world.products.split == "gate")
+    names = NameIndex(material.world.products).search(gate.texts, k=10, allowed=material.allowed(Split.GATE))
     systems = {
-        "fine-tuned, best epoch": material.ap(material.scores(material.best_epoch)),
-        "not fine-tuned": material.ap(material.scores(base)),
-        "fine-tuned + bank": material.searched(single.with_mix(attribute_weight=0, pull=0), [material.best_epoch]),
-        "fine-tuned + bank + attributes": material.searched(single.with_mix(pull=0), [material.best_epoch]),
-        "ensemble": material.searched(plain(release), members),
-        "ensemble + clusters": material.searched(plain(release).with_mix(pull=release.mix.pull or PULL), members),
+        TUNED: material.ap(material.scores(material.best_epoch)),
+        UNTUNED: material.ap(material.scores(base)),
+        "not fine-tuned + clusters": _cosines(material, [base], [1.0], pull=pull),
+        "fine-tuned + clusters": _cosines(material, best, [1.0], pull=pull),
+        "fine-tuned + bank": material.searched(single.with_mix(attribute_weight=0, pull=0), best),
+        "fine-tuned + bank + attributes": material.searched(single.with_mix(pull=0), best),
+        ENSEMBLE: material.searched(plain(release), members),
+        "ensemble + clusters": material.searched(plain(release).with_mix(pull=pull), members),
         "ensemble + attributes": material.searched(without_bank(release).with_mix(pull=0), members),
         "ensemble + bank": material.searched(release.with_mix(attribute_weight=0, pull=0), members),
         "ensemble + bank + attributes": material.searched(release.with_mix(pull=0), members),
-        "ensemble + bank + attributes + clusters": material.searched(
-            release.with_mix(pull=release.mix.pull or PULL), members
-        ),
+        "ensemble + bank + attributes + clusters": material.searched(release.with_mix(pull=pull), members),
         BM25: material.ap_of_rankings(names),
+        "names: not fine-tuned": _cosines(material, [base], [1.0], names=True),
+        "names: not fine-tuned + clusters": _cosines(material, [base], [1.0], pull=pull, names=True),
+        "names: fine-tuned": _cosines(material, best, [1.0], names=True),
+        "names: fine-tuned + clusters": _cosines(material, best, [1.0], pull=pull, names=True),
         VECTORS: material.searched(vectors, members),
+        "names: vectors + clusters": _cosines(material, members, weights, pull=pull, names=True),
         "names: vectors + bank + attributes": material.searched(hybrid.with_mix(bm25_weight=0, pull=0), members),
         HYBRID: material.searched(hybrid, members),
     }
-    return Findings(systems, {"hybrid": {"name share": hybrid.mix.name_share, "BM25 weight": hybrid.mix.bm25_weight}})
+    facts = {
+        "hybrid": {"name share": hybrid.mix.name_share, "BM25 weight": hybrid.mix.bm25_weight},
+        "crossed": {"name share": NAME_SHARE, "clusters": release.clusters.count, "pull": pull},
+    }
+    return Findings(systems, facts)
+
+
+def _cosines(
+    material: Material, members: Sequence[Epoch], weights: Sequence[float], *, pull: float = 0.0, names: bool = False
+) -> Values:
+    """Plain cosines of some checkpoints, with as many clusters as the release has, of their own embeddings."""
+    build = material.builder(members, weights, names=names)
+    mix = Mix(pull=pull, name_share=NAME_SHARE if names else 0.0)
+    return material.searched(build(material.release.searcher.clusters.count, mix), members)

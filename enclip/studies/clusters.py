@@ -1,32 +1,59 @@
 """(b) Are the clusters good, and what do they do to the ranking?"""
 
+from collections.abc import Mapping
+from dataclasses import asdict
+
 import numpy as np
 from numpy.typing import NDArray
 
-from enclip.records import Floats
+from enclip.pipeline.gallery import plain
+from enclip.pipeline.tune import tune
+from enclip.records import Floats, Split
 from enclip.retrieval.clusters import cluster_grid, purity, silhouette
+from enclip.retrieval.mix import NOTHING, Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.studies.findings import Fact, Findings
-from enclip.studies.material import Material
+from enclip.studies.material import Material, Values
 from enclip.studies.signals import query_signals, rank_correlation
 
 PULLS = (0.15, 0.3, 0.6)
 SIGNALLED = 0.3  # the pull whose gain is held against what queries show
+PER_CLUSTER = 8  # products, of one more size: of thousands of products a release tries none so fine
+COSINES = "cosines, "
+COSINES_ALONE = f"{COSINES}without clusters"
+COSINES_CHOSEN = f"{COSINES}clusters as chosen on select"
+ABOUT = (
+    "The first table is of the release as it searches. The second is of the same members' cosines alone, as the paper "
+    "has them: no bank's calibration, no exemplars, no attributes, the bank saying only how broad a query is; its "
+    "gains are over those cosines without clusters. Of the second, select has chosen by the release's own rule: "
+    "the least that nothing beats by two standard errors."
+)
 
 
 def run(material: Material) -> Findings:
-    """Every size of the grid: its quality, and the ranking with it at several pulls, for all or for broad queries;
-    and the rank correlation of what a pull gains a query with what the query shows.
+    """Every size of the grid and one more: its quality, and the ranking with it at several pulls, for all or for
+    broad queries, and for broad queries over plain cosines; and the rank correlation of what a pull gains a query
+    with what the query shows.
     """
+    chosen = material.release.searcher
+    by_size = {count: _with_clusters(chosen, count) for count in _sizes(len(chosen.products))}
+    over_all, facts = _over_the_release(material, by_size)
+    over_cosines, why = _over_cosines(material, by_size)
+    return Findings({**over_all, **over_cosines}, {**facts, COSINES_CHOSEN: {"clusters": why}})
+
+
+def _sizes(num_products: int) -> tuple[int, ...]:
+    return tuple(sorted({*cluster_grid(num_products), max(2, num_products // PER_CLUSTER)}))
+
+
+def _over_the_release(material: Material, by_size: Mapping[int, Searcher]) -> tuple[dict[str, Values], dict[str, Fact]]:
     members, _ = material.ensemble
     chosen = material.release.searcher
     without = material.searched(chosen.with_mix(pull=0, narrowing=0), members)
-    systems = {"without clusters": without}
-    systems["as chosen on select"] = material.searched(chosen, members)
+    systems = {"without clusters": without, "as chosen on select": material.searched(chosen, members)}
     facts: dict[str, Fact] = {}
-    vector_NP = chosen.index.vectors()[:, : chosen.projection.width]
-    for count in cluster_grid(len(chosen.products)):
-        searcher = _with_clusters(chosen, count)
+    vector_NP = chosen.vectors()
+    for searcher in by_size.values():
         clusters = searcher.clusters
         for pull in PULLS:
             for narrowing, whom in ((0.0, "all queries"), (1.0, "broad queries")):
@@ -40,7 +67,37 @@ def run(material: Material) -> Findings:
             "purity by type": purity(clusters.assignment_N, chosen.products.article_type),
             **{f"gain by {name}": rank_correlation(signal, gained) for name, signal in signals.items()},
         }
-    return Findings(systems, facts)
+    return systems, facts
+
+
+def _over_cosines(material: Material, by_size: Mapping[int, Searcher]) -> tuple[dict[str, Values], str]:
+    """The ensemble's cosines with pulls of broad queries, and what *select* chooses among those, with the reason."""
+    members, _ = material.ensemble
+    cosines = {count: plain(searcher) for count, searcher in by_size.items()}
+    systems = {COSINES_ALONE: material.searched(next(iter(cosines.values())), members)}
+    for searcher in cosines.values():
+        for pull in PULLS:
+            pulled = searcher.with_mix(pull=pull, narrowing=1)
+            name = f"{COSINES}{searcher.clusters.count} clusters, pull {pull:g}, broad queries"
+            systems[name] = material.searched(pulled, members)
+    recipe = material.setting.release.model_copy(
+        update={
+            "cluster_counts": tuple(cosines),
+            "pulls": (0.0, *PULLS),
+            "narrowings": (1.0,),
+            "calibrations": (0.0,),
+            "exemplar_shares": (0.0,),
+            "attribute_weights": (0.0,),
+        }
+    )
+
+    def build(count: int, mix: Mix) -> Searcher:
+        return cosines[count].with_mix(**asdict(mix))
+
+    select = [material.world.of(Split.SELECT, material.embedded(member))[0] for member in members]
+    tuned = tune(build, select, material.world.select, material.allowed(Split.SELECT), recipe, mix=NOTHING)
+    systems[COSINES_CHOSEN] = material.searched(tuned.searcher, members)
+    return systems, tuned.why["clusters"]
 
 
 def _with_clusters(searcher: Searcher, count: int) -> Searcher:

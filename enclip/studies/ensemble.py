@@ -5,7 +5,11 @@ from enclip.studies.findings import Findings
 from enclip.studies.material import Material
 
 BASELINE, RELEASE, BEST_MEMBER = "plain run, best epoch", "release", "release's best member"
+MEMBER_AS_RELEASE = "release's best member, as a release"
 ONE_TOWER = "release, one text tower"
+WITHOUT_BANK, WITHOUT_ATTRIBUTES = "release without its bank", "release without attributes"
+UNIFORM, GREEDY = "uniform, last five epochs", "greedy ensemble"
+TRIED = (BASELINE, UNIFORM, GREEDY, WITHOUT_BANK, WITHOUT_ATTRIBUTES, RELEASE)  # what categories are shown by
 
 
 def run(material: Material) -> Findings:
@@ -23,13 +27,13 @@ def run(material: Material) -> Findings:
         BASELINE: material.ap(material.scores(material.baseline)),
         "plain run, best epoch, as a release": material.searched(baseline.searcher, [material.baseline]),
         "best epoch of the instances": material.ap(material.scores(material.best_epoch)),
-        "uniform, last five epochs": material.ap(material.weighted(last, [1 / len(last)] * len(last))),
-        "greedy ensemble": material.ap(material.weighted(members, weights)),
+        UNIFORM: material.ap(material.weighted(last, [1 / len(last)] * len(last))),
+        GREEDY: material.ap(material.weighted(members, weights)),
         BEST_MEMBER: material.searched(plain(alone), [members[best]]),
-        "release's best member, as a release": material.searched(alone, [members[best]]),
+        MEMBER_AS_RELEASE: material.searched(alone, [members[best]]),
         "best epoch as a release": material.searched(single.searcher, [material.best_epoch]),
-        "release without its bank": material.searched(without_bank(tuned), members),
-        "release without attributes": material.searched(tuned.with_mix(attribute_weight=0), members),
+        WITHOUT_BANK: material.searched(without_bank(tuned), members),
+        WITHOUT_ATTRIBUTES: material.searched(tuned.with_mix(attribute_weight=0), members),
         "release without clusters": material.searched(tuned.with_mix(pull=0), members),
         ONE_TOWER: material.searched_by_student(tuned, members, weights),
         RELEASE: material.searched(tuned, members),

@@ -1,6 +1,6 @@
 """One fold of a setting: its trained epochs as scores, ensembles and releases, all measured on *gate*."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -110,11 +110,20 @@ class Material:
         return self.tuned(*self.ensemble)
 
     def tuned(self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False) -> Tuned:
-        """A release of these members, as `pipeline.cluster` builds one.
+        """A release of these members, as `pipeline.cluster` chooses one.
 
         Args:
-            names: a hybrid, with half of the score of vectors from names.
+            names: a hybrid, with most of the score of vectors from names.
         """
+        build = self.builder(members, weights, names=names)
+        select = [self.world.of(Split.SELECT, self.embedded(member))[0] for member in members]
+        mix = Mix(name_share=NAME_SHARE if names else 0.0)
+        return tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
+
+    def builder(
+        self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False
+    ) -> Callable[[int, Mix], Searcher]:
+        """What builds these members' searcher of so many clusters with a mix, bank and heads at hand."""
         parts = [self.embedded(member) for member in members]
         products = self.world.products
         sharpnesses = [part.sharpness for part in parts]
@@ -142,9 +151,7 @@ class Material:
                 names=NameIndex(products) if names else None,
             )
 
-        select = [self.world.of(Split.SELECT, part)[0] for part in parts]
-        mix = Mix(name_share=NAME_SHARE if names else 0.0)
-        return tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
+        return build
 
     def searched(self, searcher: Searcher, members: Sequence[Epoch]) -> Values:
         """AP@10 of each gate query by a release's own search."""

@@ -11,7 +11,7 @@ import pandas as pd
 from enclip.blobs import write_whole
 from enclip.evaluation.plots import plot_gains, plot_levels
 from enclip.evaluation.report import Cell, markdown_table
-from enclip.pipeline.snapshot import git_commit
+from enclip.pipeline.snapshot import code_sha256, git_commit
 from enclip.studies.compare import Gain, gain, means
 from enclip.studies.definition import Setting
 from enclip.studies.findings import Fact
@@ -21,6 +21,8 @@ CATEGORY_PRODUCTS = 30  # relevant products of a category from which on its figu
 ABOUT = ("fold", "query_id", "kind", "category", "num_relevant")
 KINDS = ("specific", "type")
 Levels = Mapping[str, Mapping[str, Sequence[tuple[str, str]]]]  # panel → line → (label of a level, system)
+Effects = Mapping[str, Sequence[tuple[str, str]]]  # a part → (with it, without it), all else equal
+Cross = Mapping[str, Mapping[str, Mapping[str, str]]]  # table → row → column → system; a row may have none
 
 
 class Report:
@@ -34,10 +36,13 @@ class Report:
             "setting": setting.model_dump(mode="json", exclude={"folds"}),
             "snapshot": snapshot,
         }
+        # Now: a fold takes hours, in which a checkout moves on.
+        self._code = {"git_commit": git_commit(), "code_sha256": code_sha256()}
         self._wanted = setting.folds
         known = self._known()
         self.per_query: pd.DataFrame = known[0] if known else pd.DataFrame(columns=list(ABOUT))
         self.facts: dict[str, dict[str, Fact]] = known[1] if known else {}
+        self._code_of: dict[str, dict[str, str]] = known[2] if known else {}
 
     @property
     def folds(self) -> list[int]:
@@ -51,30 +56,49 @@ class Report:
         # A system that only the fold's earlier version had is gone.
         self.per_query = self.per_query.sort_values(["fold", "query_id"], ignore_index=True).dropna(axis=1, how="all")
         self.facts[str(fold)] = dict(facts)
+        self._code_of[str(fold)] = self._code
 
     def write(
-        self, *, headlines: Mapping[str, tuple[str, str]], levels: Levels | None = None, by_category: str = ""
+        self,
+        *,
+        headlines: Mapping[str, tuple[str, str]],
+        levels: Levels | None = None,
+        by_category: str = "",
+        tried: Sequence[str] = (),
+        cross: Cross | None = None,
+        effects: Effects | None = None,
+        apart: Mapping[str, str] | None = None,
+        about: str = "",
     ) -> list[Path]:
         """Write all files; the paths.
 
         Args:
-            by_category: a system whose mAP@10 is shown by category too.
             headlines: key of the JSON → (ours, theirs), a gain on specific queries that bars are set on; on
                 type queries where the catalog has no others.
             levels: what the plot shows instead of gains, where systems differ by a level of something.
+            by_category: a system whose mAP@10 is shown by category too.
+            tried: systems that are shown for the categories in which that one stays below the paper's worst.
+            cross: systems shown once more, as tables of what they do and do not have.
+            effects: what each part adds, as the mean over pairs of systems that differ in it alone.
+            apart: how names begin → the system that those are compared with, in a table of their own; all others
+                are compared with the first system.
+            about: what a reader has to know of the study.
         """
-        systems = [str(column) for column in self.per_query.columns if column not in ABOUT]
+        systems, peers = self._systems(), self._peers(apart or {})
         figures = means(self.per_query, systems)
         gains = {
-            system: {kind: gain(self.per_query, system, systems[0], kind=kind) for kind in self._kinds()}
-            for system in systems[1:]
+            system: {kind: gain(self.per_query, system, peer, kind=kind) for kind in self._kinds()}
+            for system, peer in peers.items()
+            if peer != system
         }
         document: dict[str, Any] = {
             **self._about,
             "folds": self.folds,
-            "git_commit": git_commit(),
+            **self._code,
+            "code_of_folds": self._code_of,
             "machine": machine.machine(),
             "compared_with": systems[0],
+            **({"compared_apart": dict(apart)} if apart else {}),
             "systems": figures,
             "gains": {name: {kind: _dict(value) for kind, value in kinds.items()} for name, kinds in gains.items()},
             "facts": self.facts,
@@ -83,6 +107,16 @@ class Report:
         document |= {key: _dict(value) for key, value in named.items()}
         categories = self._categories(by_category) if by_category else []
         document |= {"categories": categories} if categories else {}
+        below = [row["category"] for row in categories if row[by_category] < PAPER_CATEGORY] if tried else []
+        attempts = self._attempts(below, tried, by_category)
+        document |= {"tried": attempts} if attempts else {}
+        added = {
+            part: {kind: self._effect(pairs, kind) for kind in self._kinds()} for part, pairs in (effects or {}).items()
+        }
+        if added:
+            document["effects"] = {
+                part: {kind: _dict(value) for kind, value in of.items()} for part, of in added.items()
+            }
         csv, picture = f"{self._name}.per_query.csv", f"{self._name}.png"
         write_whole(self._folder / csv, self.per_query.to_csv(index=False).encode())
         write_whole(self._folder / f"{self._name}.json", (json.dumps(document, indent=2) + "\n").encode())
@@ -100,11 +134,20 @@ class Report:
             shown = {
                 name: [(value.mean, value.low, value.high) for value in kinds.values()] for name, kinds in gains.items()
             }
-            title = f"mAP@10 against: {systems[0]}"
+            others = [f"\n{start}…: against {peer}" for start, peer in (apart or {}).items()]
+            title = f"mAP@10 against: {systems[0]}{''.join(others)}"
             plot_gains(self._folder / picture, shown, kinds=self._kinds(), title=title)
-        text = self._markdown(figures, gains, {key: (*headlines[key], value) for key, value in named.items()}, picture)
+        text = self._markdown(
+            figures, gains, peers, {key: (*headlines[key], value) for key, value in named.items()}, picture, about
+        )
+        if cross:
+            text += "".join(_cross_table(title, rows, figures, self._kinds()) for title, rows in cross.items())
+        if added:
+            text += _effects_table(added, self._kinds())
         if categories:
             text += _categories_table(categories, systems[0], by_category)
+        if attempts:
+            text += _attempts_table(attempts)
         write_whole(self._folder / f"{self._name}.md", text.encode())
         return [self._folder / file for file in (f"{self._name}.md", f"{self._name}.json", csv, picture)]
 
@@ -112,15 +155,18 @@ class Report:
         self,
         figures: Mapping[str, Mapping[str, float]],
         gains: Mapping[str, Mapping[str, Gain]],
+        peers: Mapping[str, str],
         headlines: Mapping[str, tuple[str, str, Gain]],
         picture: str,
+        about: str,
     ) -> str:
         kinds = self._kinds()
         counts = self.per_query.groupby("kind").size()
-        rows: list[list[Cell]] = []
+        tables: dict[str, list[list[Cell]]] = {}
         for name, values in figures.items():
             found = [str(gains[name][kind]) if name in gains else "" for kind in kinds]
-            rows.append([self._said(name), *(values[kind] for kind in kinds), *found])
+            row: list[Cell] = [self._said(name), *(values[kind] for kind in kinds), *found]
+            tables.setdefault(peers[name], []).append(row)
         setting = self._about["setting"]
         missing = sorted(set(self._wanted) - set(self.folds))
         parts = [
@@ -132,6 +178,8 @@ class Report:
             + ", ".join(f"{counts[kind]} {kind} queries" for kind in kinds)
             + ". Means over folds of means over queries; 95% intervals resample folds and, as pairs, queries.\n",
         ]
+        if about:
+            parts.append(f"{about}\n")
         if missing:
             parts.append(
                 f"**Folds {', '.join(map(str, missing))} have not been run yet**: with {len(self.folds)} of "
@@ -140,7 +188,8 @@ class Report:
         for key, (ours, theirs, value) in headlines.items():
             parts.append(f"- `{key}`: {ours} − {theirs}, {kinds[0]} queries: **{value}**")
         header = ("system", *kinds, *(f"{kind}, gain" for kind in kinds))
-        parts += ["", markdown_table(header, rows), f"![mAP@10 of the systems]({picture})\n"]
+        parts += ["", *(markdown_table(header, rows) for rows in tables.values())]
+        parts.append(f"![mAP@10 of the systems]({picture})\n")
         for fold, facts in sorted(self.facts.items()):
             if facts:
                 parts += [f"## Fold {fold}\n", _facts_table(facts)]
@@ -164,6 +213,36 @@ class Report:
                 )
         return sorted(found, key=lambda row: -row[system])
 
+    def _attempts(self, categories: Sequence[str], tried: Sequence[str], system: str) -> list[dict[str, Any]]:
+        """mAP@10 of what was tried in some categories, and of the system's kinds of queries each alone there."""
+        found = []
+        for category in categories:
+            part = self.per_query[self.per_query["category"] == category]
+            kinds = {kind: part.loc[part["kind"] == kind, system].mean() for kind in self._kinds()}
+            found.append(
+                {
+                    "category": category,
+                    **{name: float(part[name].mean()) for name in tried},
+                    **{f"{system}, {kind} alone": float(value) for kind, value in kinds.items() if value == value},
+                }
+            )
+        return found
+
+    def _effect(self, pairs: Sequence[tuple[str, str]], kind: str) -> Gain:
+        """The gain of the mean of the first systems over the mean of the second ones, query by query."""
+        ours, theirs = (
+            self.per_query[list(systems)].mean(axis=1, skipna=False) for systems in zip(*pairs, strict=True)
+        )
+        return gain(self.per_query.assign(ours=ours, theirs=theirs), "ours", "theirs", kind=kind)
+
+    def _peers(self, apart: Mapping[str, str]) -> dict[str, str]:
+        """System → what it is compared with."""
+        systems = self._systems()
+        return {
+            system: next((peer for start, peer in apart.items() if system.startswith(start)), systems[0])
+            for system in systems
+        }
+
     def _said(self, system: str) -> str:
         """A system's name, with the folds that know it where others do not: its mean is of other queries then."""
         known = self.per_query.dropna(subset=[system])["fold"].unique()
@@ -176,7 +255,7 @@ class Report:
     def _kinds(self) -> list[str]:
         return [kind for kind in KINDS if (self.per_query["kind"] == kind).any()]
 
-    def _known(self) -> tuple[pd.DataFrame, dict[str, dict[str, Fact]]] | None:
+    def _known(self) -> tuple[pd.DataFrame, dict[str, dict[str, Fact]], dict[str, dict[str, str]]] | None:
         """What an earlier run of the very same study has written."""
         path, rows = self._folder / f"{self._name}.json", self._folder / f"{self._name}.per_query.csv"
         if not (path.is_file() and rows.is_file()):
@@ -189,7 +268,7 @@ class Report:
         per_query = pd.read_csv(rows, keep_default_na=False)  # a category may be called NA
         systems = [column for column in per_query.columns if column not in ABOUT]
         per_query[systems] = per_query[systems].apply(pd.to_numeric, errors="coerce")  # a fold may lack a system
-        return per_query, document["facts"]
+        return per_query, document["facts"], document.get("code_of_folds", {})
 
 
 def _categories_table(categories: Sequence[Mapping[str, Any]], first: str, system: str) -> str:
@@ -210,6 +289,32 @@ def _categories_table(categories: Sequence[Mapping[str, Any]], first: str, syste
         f"fold's gallery. {PAPER_CATEGORY} is the paper's worst category."
     )
     return f"\n## By category\n\n{about}\n\n{markdown_table(header, rows)}"
+
+
+def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in attempts for column in row))
+    table = markdown_table(columns, [[row.get(column, "") for column in columns] for row in attempts])
+    return f"\n## Below {PAPER_CATEGORY}: what was tried\n\n{table}"
+
+
+def _cross_table(
+    title: str,
+    rows: Mapping[str, Mapping[str, str]],
+    figures: Mapping[str, Mapping[str, float]],
+    kinds: Sequence[str],
+) -> str:
+    columns = list(dict.fromkeys(column for systems in rows.values() for column in systems))
+    cells: list[list[Cell]] = [
+        [name, *(figures[systems[column]][kind] if column in systems else "" for kind in kinds for column in columns)]
+        for name, systems in rows.items()
+    ]
+    header = ("", *(f"{kind}, {column}" for kind in kinds for column in columns))
+    return f"\n## {title}\n\n{markdown_table(header, cells)}"
+
+
+def _effects_table(added: Mapping[str, Mapping[str, Gain]], kinds: Sequence[str]) -> str:
+    table = markdown_table(("part", *kinds), [[part, *(str(of[kind]) for kind in kinds)] for part, of in added.items()])
+    return f"\n## What each part adds, in the mean over all that it was crossed with\n\n{table}"
 
 
 def _facts_table(facts: Mapping[str, Fact]) -> str:

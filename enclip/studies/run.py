@@ -13,18 +13,25 @@ from enclip.studies.definition import Setting
 from enclip.studies.findings import Findings, rows_of
 from enclip.studies.lab import Lab, Tell
 from enclip.studies.material import Material
-from enclip.studies.report import Levels, Report
+from enclip.studies.report import Cross, Effects, Levels, Report
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question, what answers it in one fold, the gains that bars are set on, and what is shown beside."""
+    """A question, what answers it in one fold, the gains that bars are set on, and what is shown beside; the fields
+    from `headlines` on are those of `Report.write`.
+    """
 
     question: str
     run: Callable[[Material], Findings]
     headlines: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     levels: Levels = field(default_factory=dict)
     by_category: str = ""
+    tried: Sequence[str] = ()
+    cross: Cross = field(default_factory=dict)
+    effects: Effects = field(default_factory=dict)
+    apart: Mapping[str, str] = field(default_factory=dict)
+    about: str = ""
 
 
 STUDIES: dict[str, Study] = {
@@ -34,11 +41,18 @@ STUDIES: dict[str, Study] = {
         {
             "gain_over_best_epoch": (ensemble.RELEASE, ensemble.BASELINE),
             "gain_over_best_member": (ensemble.RELEASE, ensemble.BEST_MEMBER),
+            "gain_over_best_member_as_release": (ensemble.RELEASE, ensemble.MEMBER_AS_RELEASE),
             "gain_of_one_text_tower": (ensemble.ONE_TOWER, ensemble.BASELINE),
         },
         by_category=ensemble.RELEASE,
+        tried=ensemble.TRIED,
     ),
-    "clusters": Study("Are the clusters good, and what do they do to the ranking?", clusters.run),
+    "clusters": Study(
+        "Are the clusters good, and what do they do to the ranking?",
+        clusters.run,
+        apart={clusters.COSINES: clusters.COSINES_ALONE},
+        about=clusters.ABOUT,
+    ),
     "size": Study("How large an ensemble, and of which members?", size.run),
     "ablation": Study(
         "What do fine-tuning, ensembling, the bank, attributes, clusters and names each add?",
@@ -47,6 +61,9 @@ STUDIES: dict[str, Study] = {
             "gain_of_names_over_bm25": (ablation.HYBRID, ablation.BM25),
             "gain_of_names_over_vectors": (ablation.HYBRID, ablation.VECTORS),
         },
+        cross=ablation.CROSS,
+        effects=ablation.EFFECTS,
+        about=ablation.ABOUT,
     ),
     "fusion": Study("How are members fused: scores, ranks, or weights?", fusion.run),
     "low-quality": Study(
@@ -88,7 +105,7 @@ STUDIES: dict[str, Study] = {
         },
     ),
     "bases": Study("Which base weights to start from?", bases.run),
-    "cost": Study("What does quality cost: training, index, search?", cost.run),
+    "cost": Study("What does quality cost: training, index, search?", cost.run, about=cost.ABOUT),
 }
 
 
@@ -120,7 +137,16 @@ def run_study(
         material = Material(lab, setting, fold)
         findings = study.run(material)
         report.add(fold, rows_of(material, findings), findings.facts)
-        paths = report.write(headlines=study.headlines, levels=study.levels, by_category=study.by_category)
+        paths = report.write(
+            headlines=study.headlines,
+            levels=study.levels,
+            by_category=study.by_category,
+            tried=study.tried,
+            cross=study.cross,
+            effects=study.effects,
+            apart=study.apart,
+            about=study.about,
+        )
         figures = {f"fold {fold}/{system}": float(values.mean()) for system, values in findings.systems.items()}
         platform.registry.log_figures(mlflow_run_id, params={}, metrics=figures)
     with tempfile.TemporaryDirectory(prefix="enclip-") as copies:

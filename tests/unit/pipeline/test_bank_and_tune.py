@@ -115,6 +115,13 @@ def test_of_equals_the_least_is_taken() -> None:
     assert tuned.why["clusters"].startswith("1 clusters, pull 0, narrowing 0")
 
 
+def test_clusters_may_stay_off_where_only_broad_queries_are_to_be_pulled() -> None:
+    build, queries, select, allowed = world(hubs=0.0)
+    once = {"cluster_counts": (1,), "calibrations": (0.0,), "exemplar_shares": (0.0,)}
+    tuned = tune(build, queries, select, allowed, ReleaseRecipe(narrowings=(1.0,), **once), mix=Mix())
+    assert tuned.searcher.mix.pull == 0 and "the best of 4." in tuned.why["clusters"]
+
+
 def test_clusters_that_gain_less_than_an_error_are_left_out() -> None:
     theirs = np.full(100, 0.5)
     gains = np.tile([0.1, -0.1], 50)  # a standard error of 0.01

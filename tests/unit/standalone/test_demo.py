@@ -24,8 +24,8 @@ def ingested(settings: Settings, folder: Path, *, num_products: int = 24) -> Non
     assert ingest_source(open_platform(settings), str(folder)).accepted == num_products
 
 
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
+def quiet(*, width: int = 200) -> Console:
+    return Console(file=io.StringIO(), width=width)
 
 
 def shown(console: Console) -> str:
@@ -128,6 +128,25 @@ def test_a_refusal_is_shown_with_its_reasons() -> None:
     outcome.show_gates(console, gate)
     assert "It lost [much]." in shown(console)
     assert "Release 4 was refused [sic]." in shown(console)
+
+
+def test_gates_show_value_and_bound_and_fit_a_terminal() -> None:
+    console = quiet(width=80)
+    asked = {"value": 0.412, "bound": 0.05, "reason": "Evidence that its best member alone is better: p = 0.412."}
+    count = {"value": 2, "bound": 20, "reason": "Category Hats is new and has 2 gate queries: a person decides."}
+    rows = (
+        GateRow(gate="best member", verdict="pass", **asked),
+        GateRow(gate="new category Hats and Headwear", verdict="ask", **count),
+        GateRow(gate="approval", verdict="ask", reason="A person's approval was asked for."),
+    )
+    gate = GateStep(release=4, champion=3, outcome="ask", results=rows, summary="A person decides.")
+    outcome.show_gates(console, GateStep.model_validate_json(gate.model_dump_json()))
+    lines = shown(console).splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [[cell.strip() for cell in line.split("│")[1:5]] for line in lines if line.startswith("│")]
+    assert ["best member", "pass", "0.412", "0.050"] in cells
+    assert ["approval", "ask", "", ""] in cells
+    assert any(row[1:] == ["ask", "2", "20"] for row in cells), "a count of queries is no fraction"
 
 
 def test_examples_come_from_as_many_categories_as_there_are() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from enclip.pipeline.snapshot import code_sha256, git_commit
 from enclip.studies.compare import gain, means
 from enclip.studies.definition import Setting
 from enclip.studies.report import Report
@@ -83,6 +84,79 @@ def test_levels_are_drawn_instead_of_gains(tmp_path: Path) -> None:
     gains = (tmp_path / "study.png").read_bytes()
     found.write(headlines={}, levels={"way": {"a system": [("1", "theirs"), ("2", "ours"), ("3", "left out")]}})
     assert (tmp_path / "study.png").read_bytes() != gains
+
+
+def test_systems_that_stand_apart_are_compared_with_their_own(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    systems = {"theirs": [0.1, 0.2], "ours": [0.3, 0.4], "plain, off": [0.5, 0.6], "plain, on": [0.5, 0.5]}
+    found.add(0, rows(0, systems), {})
+    found.write(headlines=HEADLINE, apart={"plain, ": "plain, off"})
+    document = written(tmp_path)
+    assert document["compared_apart"] == {"plain, ": "plain, off"}
+    assert document["gains"]["ours"]["specific"]["mean"] == pytest.approx(0.2)
+    assert document["gains"]["plain, on"]["specific"]["mean"] == pytest.approx(-0.05)
+    assert "plain, off" not in document["gains"] and "theirs" not in document["gains"]
+    first, second = (tmp_path / "study.md").read_text().split("| system |")[1:]
+    assert "| ours |" in first and "| plain, " not in first
+    assert "| plain, off | 0.550 |  |" in second and "| plain, on | 0.500 | -0.050 (" in second
+
+
+def test_crossed_systems_are_shown_once_more_with_holes_where_there_is_none(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4], "both": [0.5, 0.5]}), {})
+    cross = {"Pictures": {"one": {"off": "theirs", "on": "ours"}, "none": {}, "two": {"on": "both"}}}
+    found.write(headlines=HEADLINE, cross=cross, about="What it is about.")
+    text = (tmp_path / "study.md").read_text()
+    table = text.split("## Pictures\n\n")[1].splitlines()
+    assert table[0] == "|  | specific, off | specific, on |"
+    assert table[2:] == ["| one | 0.150 | 0.350 |", "| none |  |  |", "| two |  | 0.500 |"]
+    assert "\nWhat it is about.\n" in text
+
+
+def test_an_effect_is_the_mean_over_what_a_part_was_crossed_with(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"a": [0.1, 0.2], "a on": [0.2, 0.4], "b": [0.5, 0.5], "b on": [0.5, 0.9]}), {})
+    found.write(headlines={}, effects={"part": [("a on", "a"), ("b on", "b")], "b": [("b", "a")]})
+    effects = written(tmp_path)["effects"]
+    assert effects["part"]["specific"]["mean"] == pytest.approx((0.15 + 0.2) / 2)
+    assert effects["b"]["specific"]["mean"] == pytest.approx(0.35)
+    assert "| part | specific |\n| --- | --- |\n| part | +0.175 (" in (tmp_path / "study.md").read_text()
+
+
+def test_categories_below_the_paper_s_worst_show_what_was_tried(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    low, high = {"theirs": [0.1, 0.3], "ours": [0.2, 0.4]}, {"theirs": [0.9], "ours": [0.8]}
+    specific = rows(0, low).assign(category="Shoes", num_relevant=40)
+    types = rows(0, {"theirs": [0.4], "ours": [0.6]}, kind="type").assign(category="Shoes", num_relevant=40)
+    good = rows(0, high, kind="type").assign(category="Bags", num_relevant=40, query_id="type:9")
+    found.add(0, pd.concat([specific, types, good]), {})
+    found.write(headlines=HEADLINE, by_category="ours", tried=("theirs", "ours"))
+    (shoes,) = written(tmp_path)["tried"]
+    assert shoes == {
+        "category": "Shoes",
+        "theirs": pytest.approx(0.8 / 3),
+        "ours": pytest.approx(0.4),
+        "ours, specific alone": pytest.approx(0.3),
+        "ours, type alone": pytest.approx(0.6),
+    }
+    text = (tmp_path / "study.md").read_text()
+    assert "what was tried\n\n| category | theirs | ours | ours, specific alone | ours, type alone |\n" in text
+    assert text.endswith("| Shoes | 0.267 | 0.400 | 0.300 | 0.600 |\n")
+
+
+def test_a_report_says_which_code_made_it(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4]}), {})
+    found.write(headlines=HEADLINE)
+    code = {"git_commit": git_commit(), "code_sha256": code_sha256()}
+    document = written(tmp_path)
+    assert {key: document[key] for key in code} == code and document["code_of_folds"] == {"0": code}
+    old = {"git_commit": "abc", "code_sha256": "def"}
+    (tmp_path / "study.json").write_text(json.dumps({**document, "code_of_folds": {"0": old}}))
+    again = report(tmp_path)
+    again.add(1, rows(1, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4]}), {})
+    again.write(headlines=HEADLINE)
+    assert written(tmp_path)["code_of_folds"] == {"0": old, "1": code}
 
 
 def test_a_gain_is_the_mean_over_folds_of_paired_differences() -> None:

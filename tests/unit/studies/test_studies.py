@@ -1,5 +1,6 @@
 """Every study runs end to end on a drawn catalog, once from nothing and then from what is cached."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_type_hints
@@ -13,6 +14,8 @@ from enclip.cli.study import study as study_command
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
 from enclip.records import Split
+from enclip.studies import clusters
+from enclip.studies.ablation import CROSS, EFFECTS
 from enclip.studies.definition import Setting
 from enclip.studies.lab import Lab, best_of
 from enclip.studies.material import Material
@@ -28,14 +31,17 @@ def test_a_study_writes_what_it_measured(ran: Callable[[str], Ran], setting: Set
     document, per_query = done.document, done.per_query
     systems = [column for column in per_query.columns if column not in ABOUT]
     assert list(document["systems"]) == systems and document["compared_with"] == systems[0]
+    assert document.get("compared_apart", {}) == STUDIES[name].apart
     assert document["folds"] == [0] and document["setting"]["epochs"] == setting.epochs
     assert per_query[systems].notna().all(axis=None) and per_query[systems].stack().between(0, 1).all()
     for system in systems:
         for kind, part in per_query.groupby("kind"):
             assert document["systems"][system][kind] == pytest.approx(part[system].mean(), abs=1e-6)
-            if system != systems[0]:
+            peers = [peer for start, peer in STUDIES[name].apart.items() if system.startswith(start)]
+            peer = (*peers, systems[0])[0]
+            if system != peer:
                 found = document["gains"][system][kind]
-                assert found["mean"] == pytest.approx((part[system] - part[systems[0]]).mean(), abs=1e-6)
+                assert found["mean"] == pytest.approx((part[system] - part[peer]).mean(), abs=1e-6)
     for key, (ours, theirs) in STUDIES[name].headlines.items():
         found = document[key]
         specific = per_query[per_query["kind"] == "specific"]
@@ -141,6 +147,114 @@ def test_shares_of_the_train_split_grow_and_the_whole_is_instance_0(
     by_id = np.array([query.query_id for query in material.world.gate.queries]).argsort()
     found = done.per_query.set_index("query_id").sort_index()["best epoch, 100% of train"]
     np.testing.assert_allclose(found, material.ap(material.scores(best))[by_id], atol=1e-6)
+
+
+def test_ensembles_have_every_size_that_there_are_epochs_for(
+    ran: Callable[[str], Ran], run: Callable[..., Ran], setting: Setting, tmp_path: Path
+) -> None:
+    """Two instances of two epochs: four epochs to take, of which one instance has two."""
+    systems = list(ran("size").document["systems"])
+    uniform = [name for name in systems if "greedy" not in name]
+    assert uniform == [
+        "1 best epoch",
+        "2 last epochs of one instance",
+        "2 last epochs over 2 instances",
+        "3 last epochs over 2 instances",
+        "4 last epochs over 2 instances",
+    ]
+    alone = run("size", tmp_path, setting=setting.model_copy(update={"epochs": 3, "instances": 1, "offered": 3}))
+    assert [name for name in alone.document["systems"] if "greedy" not in name] == [
+        "1 best epoch",
+        "2 last epochs of one instance",
+        "3 last epochs of one instance",
+    ]
+
+
+def test_costs_are_of_what_was_trained_and_stand_beside_the_quality(
+    ran: Callable[[str], Ran], platform: Platform, setting: Setting
+) -> None:
+    done, lab = ran("cost"), Lab(platform)
+    facts, per_query = done.document["facts"]["0"], done.per_query
+    assert list(facts) == list(done.document["systems"])
+    for system, row in facts.items():
+        for kind, part in per_query.groupby("kind"):
+            assert row[f"mAP@10, {kind}"] == pytest.approx(part[system].mean(), abs=1e-6)
+        assert row["search, ms"] > 0 and row["encoding of words, ms"] > 0
+        assert row["cores"] == len(os.sched_getaffinity(0))
+    plain, release = facts["plain run, best epoch"], facts["release"]
+    assert plain["search, times the plain run's"] == plain["encoding, times the plain run's"] == 1
+    assert release["search, ms"] / plain["search, ms"] == pytest.approx(release["search, times the plain run's"])
+    instances = [lab.train(setting.instance(0, number))[1:] for number in range(setting.instances)]
+    minutes = sum(epoch.seconds for epochs in instances for epoch in epochs) / 60
+    assert release["training, min"] == pytest.approx(minutes) and release["epochs trained"] == 4
+    alone = sum(epoch.seconds for epoch in lab.train(setting.baseline(0))[1:]) / 60
+    assert plain["training, min"] == pytest.approx(alone) and plain["epochs trained"] == 4
+
+
+def test_the_ablation_crosses_its_parts_by_gallery(
+    ran: Callable[[str], Ran], platform: Platform, setting: Setting
+) -> None:
+    done, material = ran("ablation"), Material(Lab(platform), setting, 0)
+    systems = done.document["systems"]
+    crossed = [system for table in CROSS.values() for row in table.values() for system in row.values()]
+    assert len(set(crossed)) == len(crossed) == 12 and set(crossed) <= set(systems)
+    with_names = [system.startswith("names: ") for system in crossed]
+    assert with_names == [False] * 6 + [True] * 6, "galleries are never mixed in one table"
+    text = (done.folder / "ablation.md").read_text()
+    for table in CROSS.values():
+        (row,) = {name for name, systems in table.items() if not systems}
+        assert f"| {row} |  |  |  |  |" in text and "is one model, the base" in text
+        cells = [systems[system]["specific"] for system in table["fine-tuned, ensemble"].values()]
+        assert f"| fine-tuned, ensemble | {cells[0]:.3f} | {cells[1]:.3f} |" in text
+    for part, pairs in EFFECTS.items():
+        assert len(set(pairs)) == 4 and {system for pair in pairs for system in pair} <= set(crossed)
+        untuned = any("not fine-tuned" in system for pair in pairs for system in pair)
+        assert untuned == (part == "fine-tuning")
+        mean = np.mean([systems[ours]["type"] - systems[theirs]["type"] for ours, theirs in pairs])
+        assert done.document["effects"][part]["type"]["mean"] == pytest.approx(mean, abs=1e-6)
+    # One model's cells by another way: scores computed here, AP by hand of the products' order.
+    image_ND = material.embedded(material.best_epoch).image_ND.astype(np.float32)
+    name_ND = material.embedded(material.best_epoch).name_ND.astype(np.float32)
+    query_QD, _ = material.world.of(Split.GATE, material.embedded(material.best_epoch))
+    rows = material.allowed(Split.GATE)
+    score_QN = query_QD @ (0.3 * image_ND + 0.7 * name_ND)[rows].T
+    by_id = np.array([query.query_id for query in material.world.gate.queries]).argsort()
+    found = done.per_query.set_index("query_id").sort_index()["names: fine-tuned"]
+    assert found.mean() == pytest.approx(material.ap(score_QN)[by_id].mean(), abs=0.02)
+
+
+def test_clusters_are_tried_over_cosines_alone_as_well(
+    ran: Callable[[str], Ran], platform: Platform, setting: Setting
+) -> None:
+    done, material = ran("clusters"), Material(Lab(platform), setting, 0)
+    found = [name for name in done.document["systems"] if name.startswith(clusters.COSINES)]
+    sizes = list(dict.fromkeys(name.split()[1] for name in found if "pull" in name))
+    assert "50" in sizes and len(sizes) >= 4, "400 products: 50 clusters of eight beside the grid"
+    pulled = [f"cosines, {size} clusters, pull {pull:g}, broad queries" for size in sizes for pull in clusters.PULLS]
+    assert found == [clusters.COSINES_ALONE, *pulled, clusters.COSINES_CHOSEN]
+    by_id = np.array([query.query_id for query in material.world.gate.queries]).argsort()
+    rows = done.per_query.set_index("query_id").sort_index()
+    ensemble = material.ap(material.weighted(*material.ensemble))[by_id]
+    np.testing.assert_allclose(rows[clusters.COSINES_ALONE].mean(), ensemble.mean(), atol=0.02)
+    why = done.document["facts"]["0"][clusters.COSINES_CHOSEN]["clusters"]
+    assert f"the best of {len(sizes) * (len(clusters.PULLS) + 1)}." in why
+    chosen = why.split(", narrowing")[0]
+    same = clusters.COSINES_ALONE if chosen.endswith("pull 0") else f"cosines, {chosen}, broad queries"
+    np.testing.assert_array_equal(rows[clusters.COSINES_CHOSEN], rows[same])
+    assert " |  |  |" in next(line for line in _lines(done) if line.startswith(f"| {clusters.COSINES_ALONE} |"))
+
+
+def test_the_release_is_held_against_its_best_member_as_a_release_too(ran: Callable[[str], Ran]) -> None:
+    """Like for like: bank, attributes and clusters on both sides, so that what is left is the ensemble's."""
+    done = ran("ensemble")
+    specific = done.per_query[done.per_query["kind"] == "specific"]
+    of_ensemble = (specific["release"] - specific["release's best member, as a release"]).mean()
+    assert done.document["gain_over_best_member_as_release"]["mean"] == pytest.approx(of_ensemble, abs=1e-6)
+    assert of_ensemble != pytest.approx(done.document["gain_over_best_member"]["mean"], abs=1e-3)
+
+
+def _lines(done: Ran) -> list[str]:
+    return (done.folder / f"{done.name}.md").read_text().splitlines()
 
 
 def test_a_base_that_cannot_be_had_is_listed_with_the_reason(ran: Callable[[str], Ran], setting: Setting) -> None:
