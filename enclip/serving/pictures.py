@@ -1,6 +1,6 @@
 """Product pictures over HTTP: validators for caches, media type by content."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Request, Response
@@ -15,14 +15,14 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def picture_response(request: Request, sha256: str, read: Callable[[str], bytes]) -> Response:
+async def picture_response(request: Request, sha256: str, read: Callable[[str], Awaitable[bytes]]) -> Response:
     """The picture named by its hash, or 304 where the client has it, which reads no store."""
     tag = f'"{sha256[:32]}"'
     headers = {"ETag": tag, "Cache-Control": f"public, max-age={MAX_AGE_S}"}
     known = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
     if tag in known:
         return Response(status_code=304, headers=headers)
-    image = read(sha256)
+    image = await read(sha256)
     return Response(image, media_type=media_type(image), headers=headers)
 
 

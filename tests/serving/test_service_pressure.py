@@ -15,7 +15,7 @@ import pytest
 
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Ranking
-from tests.serving.service_world import Service, World
+from tests.serving.service_world import DrawnShop, Service, World
 
 WARM_UP = "a product"  # what the follower asks before it serves a release
 NEVER_S = 600.0
@@ -215,3 +215,24 @@ def listens(url: str) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+def test_a_store_that_hangs_keeps_pictures_waiting_and_nothing_else(
+    release: OpenRelease, start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_viewers = 48  # more than there are threads for all routes together
+    goes_on, read = threading.Event(), DrawnShop.read_picture
+    monkeypatch.setattr(DrawnShop, "read_picture", lambda self, sha256: goes_on.wait(60) and read(self, sha256))
+    service = start_service(World(alias=1, releases={1: release}))
+    product_id = release.products.product_id[0]
+    with service.client() as client, ThreadPoolExecutor(num_viewers) as threads:
+        asked = [threads.submit(client.get, f"/v1/products/{product_id}/image") for _ in range(num_viewers)]
+        try:
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                for path in ("/metrics", "/v1/catalog"):
+                    assert client.get(path, timeout=5).status_code == 200
+            assert not any(future.done() for future in asked)
+        finally:
+            goes_on.set()
+        assert {future.result().status_code for future in asked} == {200}

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from enclip.serving.schemas import FilterValues, Price, SearchFilters
 
 
-def filters_of_query(
+async def filters_of_query(
     category: Annotated[FilterValues, Query()] = (),
     gender: Annotated[FilterValues, Query()] = (),
     colour: Annotated[FilterValues, Query()] = (),
