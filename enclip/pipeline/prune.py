@@ -33,6 +33,7 @@ KINDS: dict[Kind, str] = {
     "embeddings": "and students, between the steps of runs that have ended",
     "working files": "of this machine",
 }
+MARKED_AT_ONCE = 20  # releases, while no alias may move and nobody else writes to an embedded database
 # What a run leaves for its own later steps: in the blob store, and in scratch where it trained.
 _BLOBS = ("embeddings/", "names/", "students/")
 _SCRATCH = ("training/*", "releases/*", "soups/*", "students/*", "pixels/*", f"registry/*/{TEMPORARY}*")
@@ -82,15 +83,19 @@ def prune(
     registry = platform.registry
     since = (now or datetime.now(UTC)) - timedelta(days=retention.keep_days)
     releases, epochs = registry.stored_versions(RELEASE_MODEL), registry.stored_versions(EPOCH_MODEL)
-    with nullcontext() if dry_run else aliases_held(platform):
-        runs = _runs_since(platform.blobs, since)
-        kept = _kept_releases(platform, releases, retention, since, runs)
-        used = _used_epochs(registry, kept, runs)
-        old = [release for release in releases if release.version not in kept]
-        if not dry_run:
-            for release in old:
-                if not release.is_pruned:
-                    registry.mark_pruned(release)
+    runs = _runs_since(platform.blobs, since)
+    gone = {release.version for release in releases if release.is_pruned}
+    for start in range(0, len(releases), MARKED_AT_ONCE):
+        with nullcontext() if dry_run else aliases_held(platform):
+            wanted = _kept_releases(platform, releases, retention, since, runs)
+            for release in releases[start : start + MARKED_AT_ONCE]:
+                if release.version not in wanted | gone:
+                    gone.add(release.version)
+                    if not dry_run:
+                        registry.mark_pruned(release)
+    old = [release for release in releases if release.version in gone]
+    kept = {release.version for release in releases} - gone
+    used = _used_epochs(registry, kept, runs)
     unused = [epoch for epoch in epochs if epoch.version not in used and epoch.created_at < since]
     files = [
         *(_files_of(registry, "releases", release) for release in old if not release.is_freed),
