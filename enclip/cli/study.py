@@ -11,7 +11,9 @@ from enclip.cli.options import platform
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="ensemble, clusters, size, ablation, fusion, low-quality, little-data, bases or cost."),
+        typer.Argument(
+            help="ensemble, clusters, size, ablation, fusion, low-quality, little-data, bases, recipe or cost."
+        ),
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each instance; one plain run has all of them.")] = 48,
     instances: Annotated[int, typer.Option(min=1, max=16, help="Instances of the release.")] = 1,

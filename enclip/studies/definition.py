@@ -1,5 +1,8 @@
 """What a study is: its question, what it trains, and over how many folds. One typed definition, saved in its report."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field
 
 from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
@@ -27,6 +30,12 @@ class Setting(Recipe):
     def little(self, fold: int, share: float) -> Training:
         """One instance on a share of the train split."""
         return self.instance(fold, 0).model_copy(update={"share": share})
+
+    def varied(self, fold: int, changes: Mapping[str, Any]) -> Training:
+        """One instance by a recipe with these fields changed."""
+        plain = self.instance(fold, 0)
+        recipe = TrainRecipe.model_validate({**plain.recipe.model_dump(), **changes})
+        return plain.model_copy(update={"recipe": recipe})
 
     def _training(self, fold: int, *, seed: int, epochs: int) -> Training:
         return Training(recipe=TrainRecipe(base=self.base, epochs=epochs, instances=1, seed=seed), fold=fold)

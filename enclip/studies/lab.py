@@ -285,7 +285,7 @@ class Lab:
         registry.close_run(mlflow_run_id)
 
     def _folder(self, wanted: Training) -> Path:
-        asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}})
+        asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", *wanted.recipe.left_out_of_digests}})
         return self._root / hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
     def _epoch(self, wanted: Training, folder: Path, row: dict[str, Any]) -> Epoch:
