@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -12,11 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from enclip.errors import DeviceError, TrainingError
+from enclip.models import training
 from enclip.models.bases import load_base
-from enclip.models.checkpoint import WEIGHTS, load_checkpoint, read_card
+from enclip.models.checkpoint import WEIGHTS, digest_of, load_checkpoint, read_card
 from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.models.loss import Batch, contrastive_loss
+from enclip.models.mixing import Mixture
+from enclip.models.progress import fingerprint
 from enclip.models.training import EpochResult, Progress, TrainingData, fit
-from enclip.recipes import TrainRecipe
+from enclip.recipes import ADDED_LATER, TrainRecipe
 
 from .small_models import CPU, draw_shapes, small_clip
 
@@ -145,9 +150,37 @@ def test_a_technique_changes_what_is_trained(shapes: TrainingData, tmp_path: Pat
     assert plain[1].weights_sha256 != changed[1].weights_sha256
 
 
+def test_the_targets_are_mixed_as_the_pictures_are_but_not_in_the_last_epochs(
+    shapes: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Pictures of one colour each: their means, as the tower sees them, follow from the mixture of the loss."""
+    shown: list[torch.Tensor] = []
+    mixtures: list[Mixture | None] = []
+
+    def watched(batch: Batch, **more: object) -> torch.Tensor:
+        mixtures.append(batch.mixture)
+        return contrastive_loss(batch, **more)
+
+    def plain(images: torch.Tensor, *_: object) -> torch.Tensor:
+        """In augmentation's place: picture b is b throughout."""
+        return torch.arange(len(images)).view(-1, 1, 1, 1).expand_as(images) / len(images)
+
+    clip = small_clip()
+    clip.module.visual.register_forward_pre_hook(lambda module, given: shown.append(given[0].mean(dim=(1, 2, 3))))
+    monkeypatch.setattr(training, "contrastive_loss", watched)
+    monkeypatch.setattr(training, "augment", plain)
+    _fit(shapes, tmp_path, RECIPE.model_copy(update={"mix": 1.0}), model=clip)
+    mixed = [(means, mixture) for means, mixture in zip(shown, mixtures, strict=True) if mixture is not None]
+    assert len(mixed) == 4, "the first of two epochs"
+    value = (torch.arange(24) / 24 - 0.5) / 0.5
+    for means, mixture in mixed:
+        expected = mixture.share_B * value + (1 - mixture.share_B) * value[mixture.partner_B]
+        torch.testing.assert_close(means, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_what_is_validated_and_kept_is_the_moving_average(shapes: TrainingData, tmp_path: Path):
-    """One step an epoch: epoch 1 keeps the weights of its step, epoch 2 what follows from both steps by hand."""
-    steps = RECIPE.model_copy(update={"batch_size": 96, "learning_rate": 1e-2, "warmup": 0.0})
+    """One step of two batches an epoch: epoch 1 keeps the weights of its step, epoch 2 what follows by hand."""
+    steps = RECIPE.model_copy(update={"batch_size": 48, "accumulate": 2, "learning_rate": 1e-2, "warmup": 0.0})
     plain = [_state(result) for result in _fit(shapes, tmp_path / "plain", steps)]
     validated: list[dict[str, torch.Tensor]] = []
 
@@ -184,6 +217,19 @@ def test_a_state_from_before_layers_had_shares_goes_on(shapes: TrainingData, tmp
         del group["share"]
     torch.save(state, tmp_path / "b" / "state.pt")
     assert _fit(shapes, tmp_path / "b")[-1].weights_sha256 == unbroken[-1].weights_sha256
+
+
+def test_a_training_is_named_as_it_was_before_recipes_had_later_techniques(shapes: TrainingData):
+    before = RECIPE.model_dump(exclude={"device", *ADDED_LATER})
+    digest = hashlib.sha256(json.dumps(before, separators=(",", ":")).encode())
+    base = small_clip()
+    digest.update(f"1 {shapes.pixels.shape} {digest_of(base.module, base.architecture)}".encode())
+    for row in shapes.rows:
+        digest.update(f"{shapes.products.product_id[row]} {shapes.products.image_sha256[row]}\n".encode())
+    assert fingerprint(base, shapes, RECIPE, instance=1) == digest.hexdigest()
+    for name in ADDED_LATER:
+        changed = RECIPE.model_copy(update={name: 0.5})
+        assert fingerprint(base, shapes, changed, instance=1) != digest.hexdigest()
 
 
 def test_look_alikes_need_a_kind(shapes: TrainingData, tmp_path: Path):
