@@ -55,7 +55,50 @@ class TrainRecipe(Recipe):
     replay: float = Field(
         0.3, ge=0, description="Products of other categories per focus product, so that the rest is not forgotten."
     )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay per step of a moving average of the weights, which an epoch then keeps; 0: the weights "
+        "themselves.",
+    )
+    mix: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of batches whose pictures are mixed in pairs by mixup or CutMix, but for the last 15% of "
+        "the epochs.",
+    )
+    attribute_dropout: float = Field(
+        0.0, ge=0, le=1, description="Chance that an attribute is left out of a training caption; one always stays."
+    )
+    hard_negatives: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of batches whose products look alike, being of one articleType (else subCategory), as far "
+        "as it fills them.",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Learning rate of each block of a tower over that of the block above it, for pretrained bases; "
+        "1: the same for all.",
+    )
     device: Device = Field("auto", description="auto takes CUDA where there is one.")
+
+    @property
+    def left_out_of_digests(self) -> frozenset[str]:
+        """Fields that no digest of a training has: the device, and techniques of `ADDED_LATER` that are off.
+
+        So trainings from before a technique keep their digest, and those that were cut off go on.
+        """
+        return frozenset({"device"} | {name for name, off in ADDED_LATER.items() if getattr(self, name) == off})
+
+
+# What trains as before the field was there. Not the field's default, which a study may change.
+ADDED_LATER = {"ema": 0.0, "mix": 0.0, "attribute_dropout": 0.0, "hard_negatives": 0.0, "layer_decay": 1.0}
 
 
 class ReleaseRecipe(Recipe):

@@ -1,8 +1,10 @@
 """Products → batches, in an order that depends on seed, epoch and rank alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from enclip.errors import TrainingError
 from enclip.models.architecture import Tokenizer
-from enclip.models.captions import Captions, Ints
+from enclip.models.captions import UNKNOWN, Captions, Ints, claim_keys
 from enclip.models.distributed import Ranks
 from enclip.records import Products
 
@@ -58,15 +60,28 @@ class Batches:
     """Batches of one process, over all epochs."""
 
     def __init__(
-        self, data: TrainingData, tokenize: Tokenizer, *, batch_size: int, seed: int, ranks: Ranks = ALONE
+        self,
+        data: TrainingData,
+        tokenize: Tokenizer,
+        *,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks = ALONE,
+        attribute_dropout: float = 0.0,
+        hard_negatives: float = 0.0,
     ) -> None:
-        """Raises TrainingError where fewer than two products per process have a name or attributes."""
+        """As `TrainRecipe` has the options.
+
+        Raises:
+            TrainingError: fewer than two products per process have a name or attributes, or look-alikes are
+                asked for and no product has an articleType or a subCategory.
+        """
         if batch_size < 2:
             raise TrainingError(
                 f"A batch of {batch_size} has nothing to contrast.", remedy="Use a batch_size of 2 or more."
             )
         self._data = data
-        self._captions = Captions(data.products)
+        self._captions = Captions(data.products, attribute_dropout=attribute_dropout)
         self._tokenize = _Cached(tokenize)
         self._batch_size = batch_size
         self._seed = seed
@@ -84,6 +99,16 @@ class Batches:
                 f"All {len(self.rows)} products have the same captions: there is nothing to tell apart.",
                 remedy="Take in names, or attributes that differ.",
             )
+        self._hard_negatives = hard_negatives
+        if hard_negatives and (self._kinds[self.rows] == UNKNOWN).all():
+            raise TrainingError(
+                "No product has an articleType or a subCategory, by which products would look alike.",
+                remedy="Use hard_negatives=0, or take in attributes.",
+            )
+
+    @cached_property
+    def _kinds(self) -> Ints:
+        return kinds(self._data.products)
 
     @property
     def per_epoch(self) -> int:
@@ -94,14 +119,17 @@ class Batches:
 
     def epoch(self, epoch: int) -> Iterator[HostBatch]:
         """The batches of an epoch, each made while the one before it is in use."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(self.rows)
+        common = np.random.default_rng([self._seed, epoch])  # of all processes
+        batches = np.array_split(common.permutation(self.rows), self.per_epoch)
+        if self._hard_negatives:
+            batches = look_alikes(batches, self._kinds, self._hard_negatives, common)
         random = np.random.default_rng([self._seed, epoch, self._ranks.rank])
         # Processes hold equally many, as gathering wants: up to world_size - 1 products sit a batch out.
         parts = [
             part[: len(part) // self._ranks.world_size * self._ranks.world_size][
                 self._ranks.rank :: self._ranks.world_size
             ]
-            for part in np.array_split(order, self.per_epoch)
+            for part in batches
         ]
         with ThreadPoolExecutor(max_workers=1) as maker:
             coming = maker.submit(self.make, parts[0], random)
@@ -132,6 +160,37 @@ class Batches:
             template_C=torch.from_numpy(template_B2.reshape(-1)),
             key_C=torch.from_numpy(np.take_along_axis(key_BT, template_B2, axis=1).reshape(-1)),
         )
+
+
+def kinds(products: Products) -> Ints:
+    """`kind_N`: equal for products of one articleType, or, where they have none, of one subCategory; or UNKNOWN."""
+    by_type, by_category = claim_keys(products, ("article_type",)), claim_keys(products, ("sub_category",))
+    other = np.where(by_category == UNKNOWN, UNKNOWN, by_category + by_type.max(initial=UNKNOWN) + 1)
+    return np.where(by_type == UNKNOWN, other, by_type)
+
+
+def look_alikes(parts: Sequence[Ints], kind_N: Ints, share: float, random: np.random.Generator) -> list[Ints]:
+    """The same rows in parts of the same sizes, a share of which hold one kind each, as far as kinds fill a part.
+
+    A kind is taken as often as it has products left, and its products in the order that they have.
+    """
+    order = np.concatenate(parts)
+    kind_of, place_of = np.unique(kind_N[order], return_inverse=True)
+    left = [order[place_of == place] for place in range(len(kind_of))]
+    alike: dict[int, Ints] = {}
+    for number in random.permutation(len(parts))[: round(share * len(parts))].tolist():
+        size = len(parts[number])
+        counts = np.array([len(rows) if len(rows) >= size else 0 for rows in left]) * (kind_of != UNKNOWN)
+        if not counts.any():
+            continue
+        place = int(random.choice(len(left), p=counts / counts.sum()))
+        alike[number], left[place] = left[place][:size], left[place][size:]
+    taken = np.concatenate([*alike.values(), order[:0]])
+    rest = iter(order[~np.isin(order, taken)])
+    return [
+        alike[number] if number in alike else np.fromiter(islice(rest, len(part)), dtype=np.int64, count=len(part))
+        for number, part in enumerate(parts)
+    ]
 
 
 class _Cached:

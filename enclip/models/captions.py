@@ -7,6 +7,7 @@ is not a negative.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,18 @@ ATTRIBUTE_TEMPLATES = (
     Template("{sub_category}", ("sub_category",), 0.05),
 )
 TEMPLATES = (NAME, *ATTRIBUTE_TEMPLATES)
+
+# What is left of an attribute caption without some of its fields, where that is no template yet. Never drawn itself.
+SHORTENED = tuple(
+    Template(" ".join(f"{{{field}}}" for field in fields), fields, 0.0)
+    for fields in dict.fromkeys(
+        kept
+        for template in ATTRIBUTE_TEMPLATES
+        for size in range(1, len(template.fields))
+        for kept in combinations(template.fields, size)
+    )
+    if fields not in {template.fields for template in TEMPLATES}
+)
 CAPTION_FIELDS = tuple(dict.fromkeys(field for template in ATTRIBUTE_TEMPLATES for field in template.fields))
 
 
@@ -56,24 +69,34 @@ class Captions:
     `key_NT` holds, per product and template, an integer that two products share exactly when the
     template makes the same claim of both (values compare case-insensitively), or UNKNOWN. Equal
     products columns give equal keys in every process.
+
+    With `attribute_dropout`, the chance that a drawn attribute caption lacks each of its fields, templates
+    are TEMPLATES and SHORTENED; without, TEMPLATES alone.
     """
 
-    def __init__(self, products: Products) -> None:
+    def __init__(self, products: Products, *, attribute_dropout: float = 0.0) -> None:
         self._products = products
-        self.key_NT = np.stack([claim_keys(products, template.fields) for template in TEMPLATES], axis=1)
+        self._dropout = attribute_dropout
+        self._templates = (*TEMPLATES, *SHORTENED) if attribute_dropout else TEMPLATES
+        self.key_NT = np.stack([claim_keys(products, template.fields) for template in self._templates], axis=1)
         self._attribute_shares_NT = np.where(
-            self.key_NT[:, 1:] == UNKNOWN, 0.0, [template.share for template in ATTRIBUTE_TEMPLATES]
+            self._drawn_keys[:, 1:] == UNKNOWN, 0.0, [template.share for template in ATTRIBUTE_TEMPLATES]
         )
+
+    @property
+    def _drawn_keys(self) -> Ints:
+        """Keys of the templates that captions are drawn of."""
+        return self.key_NT[:, : len(TEMPLATES)]
 
     @property
     def usable(self) -> NDArray[np.bool_]:
         """Per product: whether any caption can be made of it."""
-        usable: NDArray[np.bool_] = np.any(self.key_NT != UNKNOWN, axis=1)
+        usable: NDArray[np.bool_] = np.any(self._drawn_keys != UNKNOWN, axis=1)
         return usable
 
     def all_alike(self, rows: Ints) -> bool:
         """Whether every caption that can be drawn for one of these products is true of all of them."""
-        return bool((self.key_NT[rows] == self.key_NT[rows[:1]]).all())
+        return bool((self._drawn_keys[rows] == self._drawn_keys[rows[:1]]).all())
 
     def draw(self, rows: Ints, random: np.random.Generator) -> Ints:
         """`template_B2`: two templates per product, its name and a random attribute caption.
@@ -90,7 +113,20 @@ class Captions:
         has_name = self.key_NT[rows, 0] != UNKNOWN
         first = np.where(has_name, 0, attribute_B2[:, 0])
         second = np.where(has_attributes, attribute_B2[:, 1], 0)
-        return np.stack([first, second], axis=1).astype(np.int64)
+        template_B2 = np.stack([first, second], axis=1).astype(np.int64)
+        return self._shortened(template_B2, random) if self._dropout else template_B2
+
+    def _shortened(self, template_B2: Ints, random: np.random.Generator) -> Ints:
+        """The templates without the fields that are dropped; where that would be all, one of them stays."""
+        number = {template.fields: number for number, template in enumerate(self._templates)}
+        result = template_B2.copy()
+        for place, template in np.ndenumerate(template_B2):
+            fields = self._templates[template].fields
+            dropped = random.random(len(fields)) < self._dropout
+            if dropped.all():
+                dropped[random.integers(len(fields))] = False
+            result[place] = number[tuple(field for field, gone in zip(fields, dropped, strict=True) if not gone)]
+        return result
 
     def claims(self, rows: Ints) -> list[Claim]:
         """What the attribute captions of these products can say, each once; without attributes, the names."""
@@ -119,7 +155,7 @@ class Captions:
 
     def text(self, row: int, template: int) -> str:
         """One caption."""
-        chosen = TEMPLATES[template]
+        chosen = self._templates[template]
         return chosen.text.format(**{field: getattr(self._products, field)[row] for field in chosen.fields})
 
 

@@ -13,13 +13,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from enclip.models.mixing import Mixture, mixed
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Embeddings of B products and their C captions, with what is true.
 
     `image_BD` and `text_CD` are of unit norm. `key_BT` holds the products' keys by template, and
-    caption c is true of product b where `key_BT[b, template_C[c]] == key_C[c]`.
+    caption c is true of product b where `key_BT[b, template_C[c]] == key_C[c]`. Of a mixed picture it is
+    as true as the products that it is true of have a share in it.
     """
 
     image_BD: Tensor
@@ -27,6 +30,7 @@ class Batch:
     key_BT: Tensor
     template_C: Tensor
     key_C: Tensor
+    mixture: Mixture | None = None
 
 
 def contrastive_loss(
@@ -51,12 +55,17 @@ def contrastive_loss(
     true_here = target(batch.key_BT, templates, keys)  # [B, all C]
     logits_here = scale * batch.image_BD @ texts.T
     if kind == "sigmoid":
-        signs = true_here * 2 - 1
+        likely = mixed(true_here, batch.mixture)
         logits = logits_here if bias is None else logits_here + bias
-        return -functional.logsigmoid(signs * logits).sum(dim=1).mean()
-    true_captions = target(everyone.key_BT, batch.template_C, batch.key_C).T  # [C, all B]
+        losses = likely * functional.logsigmoid(logits) + (1 - likely) * functional.logsigmoid(-logits)
+        return -losses.sum(dim=1).mean()
+    # Each product's captions share its part of the picture, however many it has.
+    goal_here = mixed(_distribution(true_here), batch.mixture)
+    true_captions = mixed(target(everyone.key_BT, batch.template_C, batch.key_C), everyone.mixture).T  # [C, all B]
     logits_captions = scale * batch.text_CD @ everyone.image_BD.T
-    return (_soft_cross_entropy(logits_here, true_here) + _soft_cross_entropy(logits_captions, true_captions)) / 2
+    to_captions = functional.cross_entropy(logits_here, goal_here)
+    to_products = functional.cross_entropy(logits_captions, _distribution(true_captions))
+    return (to_captions + to_products) / 2
 
 
 def target(key_BT: Tensor, template_C: Tensor, key_C: Tensor) -> Tensor:
@@ -71,8 +80,9 @@ def similarities(batch: Batch) -> tuple[float, float]:
     return float(cosine_BC[true].mean()), float(cosine_BC[~true].mean())
 
 
-def _soft_cross_entropy(logits: Tensor, true: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, true / true.sum(dim=1, keepdim=True))
+def _distribution(true: Tensor) -> Tensor:
+    """Rows that sum to 1."""
+    return true / true.sum(dim=1, keepdim=True)
 
 
 def gathered(batch: Batch) -> Batch:
@@ -83,7 +93,15 @@ def gathered(batch: Batch) -> Batch:
         key_BT=_all_gather(batch.key_BT),
         template_C=_all_gather(batch.template_C),
         key_C=_all_gather(batch.key_C),
+        mixture=None if batch.mixture is None else _gathered_mixture(batch.mixture),
     )
+
+
+def _gathered_mixture(mixture: Mixture) -> Mixture:
+    """Partners by their place in the batch of all ranks."""
+    size = len(mixture.partner_B)
+    first_B = torch.arange(_world_size(), device=mixture.partner_B.device).repeat_interleave(size) * size
+    return Mixture(partner_B=_all_gather(mixture.partner_B) + first_B, share_B=_all_gather(mixture.share_B))
 
 
 def _world_size() -> int:

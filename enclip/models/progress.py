@@ -50,7 +50,7 @@ class EpochResult:
 
 def fingerprint(model: ClipModel, data: TrainingData, recipe: TrainRecipe, *, instance: int) -> str:
     """Names a training by all that it learns from; only an equal one may be resumed."""
-    digest = hashlib.sha256(recipe.model_dump_json(exclude={"device"}).encode())
+    digest = hashlib.sha256(recipe.model_dump_json(exclude=set(recipe.left_out_of_digests)).encode())
     digest.update(f"{instance} {data.pixels.shape} {digest_of(model.module, model.architecture)}".encode())
     for row in data.rows:
         digest.update(f"{data.products.product_id[row]} {data.products.image_sha256[row]}\n".encode())

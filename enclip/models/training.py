@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,10 @@ from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipModel
 from enclip.models.device import autocast, is_out_of_memory, short_attention
 from enclip.models.distributed import current, from_first
+from enclip.models.ema import moving_average
 from enclip.models.loss import Batch, contrastive_loss, similarities
+from enclip.models.mixing import is_mixed, mix
+from enclip.models.optimizer import make_optimizer
 from enclip.models.pixels import Augmentation, augment, normalise, prepare, resize, to_unit
 from enclip.models.progress import EpochResult, Progress, fingerprint, load_state, save_state
 from enclip.models.schedule import learning_rate, peak_learning_rate
@@ -33,7 +35,6 @@ __all__ = ["EpochResult", "Progress", "TrainingData", "fit"]
 
 log = logging.getLogger(__name__)
 
-BETAS = (0.9, 0.98)  # CLIP's: the second moment follows the loss more quickly than Adam's default
 MAX_GRADIENT_NORM = 1.0
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound, without which training diverges
 SAMPLE = 512  # products behind the similarities of an epoch
@@ -58,6 +59,8 @@ def fit(
     again, and ends with the very weights of an unbroken one: all that is random follows from seed,
     epoch and process. Under torchrun (`distributed.joined`) every process iterates and gets the same
     results; the first one validates and writes.
+
+    With `ema`, what is validated and written is the moving average; `model` goes on with its own weights.
 
     Where the device has no memory for a batch, a process that trains alone goes on from the last
     finished epoch with batches half as large, and twice as many of them in a step.
@@ -122,10 +125,21 @@ def _fit(
 ) -> Iterator[EpochResult]:
     """One attempt of `fit`, with batches of one size."""
     ranks = current()
-    batches = Batches(data, model.tokenize, batch_size=recipe.batch_size, seed=recipe.seed + instance, ranks=ranks)
+    seed = recipe.seed + instance
+    batches = Batches(
+        data,
+        model.tokenize,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        ranks=ranks,
+        attribute_dropout=recipe.attribute_dropout,
+        hard_negatives=recipe.hard_negatives,
+    )
     model.to(device)
     towers = Towers(model, recipe).to(device)
-    optimizer = _optimizer(towers, recipe)
+    optimizer = make_optimizer(towers, recipe)
+    # Read here: the state of a training that began before layers had shares knows of none.
+    shares = [group["share"] for group in optimizer.param_groups]
     optimizer.zero_grad(set_to_none=True)  # a batch that did not fit has left gradients behind
     peak = peak_learning_rate(recipe, model)
     steps_per_epoch = math.ceil(batches.per_epoch / recipe.accumulate)
@@ -135,6 +149,12 @@ def _fit(
     if saved:
         towers.load_state_dict(saved["towers"])
         optimizer.load_state_dict(saved["optimizer"])
+    # What an epoch keeps is written by the first process alone.
+    average = moving_average(towers, recipe.ema) if recipe.ema and ranks.first else None
+    kept: Towers = average.module if average else towers  # type: ignore[assignment]
+    if saved:
+        if average:
+            average.load_state_dict(saved["average"])
         saved.clear()  # a second copy on the device
         log.info("Instance %d resumes after epoch %d.", instance, results[-1].epoch)
     yield from results
@@ -143,9 +163,9 @@ def _fit(
         """Measure, write and remember the epoch that has just been trained."""
         result: EpochResult | None = None
         if ranks.first:
-            towers.eval()
-            trained = replace(model, epochs_trained=model.epochs_trained + epoch)
-            figures = {**_figures(towers, batches.sample(SAMPLE), recipe, device), **figures, **validate(trained)}
+            kept.eval()
+            trained = replace(kept.model, epochs_trained=model.epochs_trained + epoch)
+            figures = {**_figures(kept, batches.sample(SAMPLE), recipe, device), **figures, **validate(trained)}
             folder = state_dir / f"epoch-{epoch:02d}"
             result = EpochResult(
                 instance=instance,
@@ -156,6 +176,8 @@ def _fit(
                 seconds=time.monotonic() - began,
             )
             tensors = {"towers": towers.state_dict(), "optimizer": optimizer.state_dict()}
+            if average:
+                tensors["average"] = average.state_dict()
             save_state(state_dir, name=name, results=[*results, result], tensors=tensors)
         result = from_first(result)
         results.append(result)
@@ -171,7 +193,9 @@ def _fit(
             return
         began = time.monotonic()
         towers.train()
-        generator = _seeded(recipe.seed + instance, epoch, ranks.rank, device)
+        generator = _seeded(seed, epoch, ranks.rank, device)
+        chance = np.random.default_rng([seed, epoch, ranks.rank, 1])  # the batches' own ends before the 1
+        mixes = recipe.mix > 0 and is_mixed(epoch, recipe.epochs)
         step = (epoch - 1) * steps_per_epoch
         rate, total_loss, num_images = 0.0, 0.0, 0
         for number, host in enumerate(batches.epoch(epoch)):
@@ -179,15 +203,17 @@ def _fit(
             last_of_step = (number + 1) % recipe.accumulate == 0 or number + 1 == batches.per_epoch
             if first_of_step:
                 rate = learning_rate(recipe, peak, step=step, steps=steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                for group, share in zip(optimizer.param_groups, shares, strict=True):
+                    group["lr"] = rate * share
                 in_step = min(recipe.accumulate, batches.per_epoch - number)
             pixels = host.pixels_BHWC.to(device, non_blocking=True)
             images_BCHW = _vary(pixels, model.architecture.preprocessing, recipe, generator)
+            # Processes mix each by itself, but tell each other how: all of them must have a mixture or none.
+            images_BCHW, mixture = mix(images_BCHW, recipe.mix, chance) if mixes else (images_BCHW, None)
             # Gradients are averaged over processes once per step.
             with nullcontext() if parallel is None or last_of_step else parallel.no_sync():
                 batch, scale, bias = _encode(parallel or towers, model.module, images_BCHW, host, device)
-                loss = contrastive_loss(batch, scale=scale, bias=bias, kind=recipe.loss)
+                loss = contrastive_loss(replace(batch, mixture=mixture), scale=scale, bias=bias, kind=recipe.loss)
                 (loss / in_step).backward()  # type: ignore[no-untyped-call]
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -203,6 +229,8 @@ def _fit(
                 optimizer.zero_grad(set_to_none=True)
                 with torch.no_grad():
                     towers.log_scale.clamp_(0, MAX_LOGIT_SCALE)
+                if average:
+                    average.update_parameters(towers)
                 step += 1
             if on_progress and ranks.first:
                 speed = num_images / (time.monotonic() - began)
@@ -309,16 +337,6 @@ def _figures(towers: Towers, host: HostBatch, recipe: TrainRecipe, device: torch
         "nonmatching_similarity": nonmatching,
         "logit_scale": float(towers.log_scale.exp()),
     }
-
-
-def _optimizer(towers: Towers, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels alone, as CLIP has it."""
-    trained = [value for value in towers.parameters() if value.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [value for value in trained if value.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [value for value in trained if value.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=1e-6, fused=True)
 
 
 def _seeded(seed: int, epoch: int, rank: int, device: torch.device) -> torch.Generator:

@@ -50,6 +50,11 @@ class Training(Recipe):
     side: int | None = Field(None, gt=0, description="Side of the towers' pictures in px, where not the base's.")
     trunk: "Trunk | None" = Field(None, description="Where it starts, in the place of the recipe's base.")
 
+    def varied(self, **changes: Any) -> "Training":
+        """The same by a recipe with some fields changed."""
+        recipe = TrainRecipe.model_validate({**self.recipe.model_dump(), **changes})
+        return self.model_copy(update={"recipe": recipe})
+
 
 class Trunk(Recipe):
     """An epoch of another training, from which branches start."""
@@ -336,7 +341,8 @@ class Lab:
 
 def digest(wanted: Training) -> str:
     """20 hex digits that name a training by all that it learns from, wherever it lies."""
-    asked = wanted.model_dump(mode="json", exclude={"recipe": {"instances", "device"}, "trunk": True})
+    left_out = {"instances", *wanted.recipe.left_out_of_digests}
+    asked = wanted.model_dump(mode="json", exclude={"recipe": left_out, "trunk": True})
     if wanted.trunk:
         asked["trunk"] = [digest(wanted.trunk.training), wanted.trunk.epoch]
     if wanted.side is None:  # like a trunk that is none: trainings keep the names that they had before

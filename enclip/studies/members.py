@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Any
 
 import numpy as np
 
@@ -95,11 +94,11 @@ def ways_of(material: Material) -> tuple[dict[str, Way], dict[str, Fact]]:
     setting, train = material.setting, material.lab.train
     whole = setting.instance(material.world.number, 0)
     seed, half, quarter = whole.recipe.seed, max(1, setting.epochs // 2), max(1, setting.epochs // 4)
-    one = changed(whole, epochs=half)
-    other = changed(one, seed=seed + 1)
+    one = whole.varied(epochs=half)
+    other = one.varied(seed=seed + 1)
     plain = train(whole)[1:]
     trunk = plain[half - 1]
-    cyclic = changed(whole, schedule="cyclic", cycles=min(CYCLES, setting.epochs))
+    cyclic = whole.varied(schedule="cyclic", cycles=min(CYCLES, setting.epochs))
 
     def runs(*trainings: Training, before: Iterable[Epoch] = ()) -> Way:
         trained = [train(training)[1:] for training in trainings]
@@ -111,7 +110,7 @@ def ways_of(material: Material) -> tuple[dict[str, Way], dict[str, Fact]]:
         DISTINCT: runs(one, other),
         BRANCHES: runs(*(branch(trunk, epochs=quarter, seed=seed + number) for number in (1, 2)), before=plain[:half]),
         SNAPSHOTS: Way(train(cyclic)[1:], [[epoch] for epoch in snapshots(train(cyclic))]),
-        AUGMENTED: runs(one, changed(other, low_quality=POORER)),
+        AUGMENTED: runs(one, other.varied(low_quality=POORER)),
     }
     try:
         ways[RESIZED] = runs(one, other.model_copy(update={"side": _smaller(plain[0])}))
@@ -125,17 +124,12 @@ def _smaller(epoch: Epoch) -> int:
     return max(8, round(SMALLER * read_card(epoch.folder).architecture.preprocessing.side / 8) * 8)
 
 
-def changed(training: Training, **changes: Any) -> Training:
-    """A training with some of its recipe changed."""
-    return training.model_copy(update={"recipe": training.recipe.model_copy(update=changes)})
-
-
 def branch(trunk: Epoch, *, epochs: int, seed: int) -> Training:
     """A training that starts from an epoch of another, at the learning rate which that one had come down to.
 
     The trunk is cut before its end, so that nothing is annealed and heated up again.
     """
-    training = changed(trunk.training, epochs=epochs, seed=seed, learning_rate=trunk.figures["learning_rate"])
+    training = trunk.training.varied(epochs=epochs, seed=seed, learning_rate=trunk.figures["learning_rate"])
     return training.model_copy(update={"trunk": Trunk(training=trunk.training, epoch=trunk.epoch)})
 
 

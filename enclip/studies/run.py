@@ -8,7 +8,19 @@ from pathlib import Path
 
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
-from enclip.studies import ablation, bases, clusters, cost, ensemble, fusion, little_data, low_quality, members, size
+from enclip.studies import (
+    ablation,
+    bases,
+    clusters,
+    cost,
+    ensemble,
+    fusion,
+    little_data,
+    low_quality,
+    members,
+    recipe,
+    size,
+)
 from enclip.studies.definition import Setting
 from enclip.studies.findings import Findings, rows_of
 from enclip.studies.lab import Lab, Tell
@@ -105,6 +117,20 @@ STUDIES: dict[str, Study] = {
         },
     ),
     "bases": Study("Which base weights to start from?", bases.run),
+    "recipe": Study(
+        "Which training recipe makes the most of the data?",
+        recipe.run,
+        {
+            "gain_over_default": (
+                recipe.named(recipe.BEST, recipe.CHOSEN),
+                recipe.named(recipe.BEST, recipe.DEFAULT),
+            ),
+            "gain_over_default_as_a_release": (
+                recipe.named(recipe.RELEASE, recipe.CHOSEN),
+                recipe.named(recipe.RELEASE, recipe.DEFAULT),
+            ),
+        },
+    ),
     "cost": Study("What does quality cost: training, index, search?", cost.run, about=cost.ABOUT),
 }
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclip.models.captions import NAME, TEMPLATES, UNKNOWN, Captions, truth
+from enclip.models.captions import NAME, SHORTENED, TEMPLATES, UNKNOWN, Captions, truth
 from enclip.records import Product, Products
 
 VALUES = {
@@ -84,6 +84,67 @@ def test_each_product_gets_its_name_and_attributes_by_their_shares():
     total = sum(TEMPLATES[number].share for number in known)
     for number in known:
         assert abs(np.mean(template_B2[:, 1] == number) - TEMPLATES[number].share / total) < 0.03
+
+
+def test_an_attribute_is_left_out_as_often_as_asked_and_one_always_stays():
+    size, chance = 6000, 0.4
+    product = {
+        "name": "",
+        "image_sha256": "",
+        "gender": "Men",
+        "base_colour": "Red",
+        "article_type": "Caps",
+        "usage": "Sports",
+    }
+    products = Products.from_rows([Product(product_id=f"{row:04d}", **product) for row in range(size)])
+    whole, rows = Captions(products), np.arange(size)
+    short = Captions(products, attribute_dropout=chance)
+    before, after = (captions.draw(rows, np.random.default_rng(0)) for captions in (whole, short))
+    for number, template in enumerate(TEMPLATES):
+        chosen = before == number  # the templates are drawn first, from the same seed
+        if not chosen.any():
+            continue
+        kept = [set((*TEMPLATES, *SHORTENED)[left].fields) for left in after[chosen]]
+        assert all(fields and fields <= set(template.fields) for fields in kept)
+        count = len(template.fields)
+        for field in template.fields:  # all are dropped by chance**count, and one of them comes back
+            missing = np.mean([field not in fields for fields in kept])
+            assert abs(missing - (chance - chance**count / count)) < 0.04
+
+
+def test_a_name_is_no_attribute():
+    products = Products.from_rows([Product(product_id="1", name="X", image_sha256="", article_type="Caps")])
+    template_B2 = Captions(products, attribute_dropout=1.0).draw(np.array([0]), np.random.default_rng(0))
+    assert template_B2.tolist() == [[TEMPLATES.index(NAME), 4]]
+
+
+@given(catalogs(), st.integers(0, 9))
+@settings(deadline=None, max_examples=100)
+def test_a_shortened_caption_is_true_of_the_products_that_have_what_it_still_says(products: Products, seed: int):
+    captions = Captions(products, attribute_dropout=0.5)
+    rows = np.flatnonzero(captions.usable)
+    assert list(rows) == list(np.flatnonzero(Captions(products).usable))
+    template_B2 = captions.draw(rows, np.random.default_rng(seed))
+    for row, pair in zip(rows, template_B2, strict=True):
+        for template in pair:
+            fields = (*TEMPLATES, *SHORTENED)[template].fields
+            target = truth(captions.key_NT, np.array([template]), captions.key_NT[[row], template])[:, 0]
+            claimed = [_clean(products, field, row) for field in fields]
+            assert all(claimed)
+            assert list(target) == [
+                [_clean(products, field, other) for field in fields] == claimed for other in range(len(products))
+            ]
+            said = captions.text(int(row), int(template))
+            assert said == " ".join(getattr(products, field)[row] for field in fields)
+
+
+def test_what_is_left_of_a_caption_is_a_caption():
+    assert [template.text for template in SHORTENED] == [
+        "{gender}",
+        "{base_colour}",
+        "{gender} {base_colour}",
+        "{usage}",
+    ]
 
 
 def _clean(products: Products, field: str, row: int) -> str:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch.nn import functional
 
 from enclip.models.captions import truth
 from enclip.models.loss import Batch, contrastive_loss, similarities, target
+from enclip.models.mixing import Mixture
 
-from .loss_in_ranks import loss_and_gradients, make_batch
+from .loss_in_ranks import loss_and_gradients, make_batch, make_mixture
 
 
 def _slow_softmax(batch: Batch, scale: float) -> float:
@@ -115,12 +117,38 @@ def test_similarities_are_means_over_true_and_untrue_pairs():
     assert similarities(batch) == pytest.approx((cosine[true].mean(), cosine[~true].mean()), abs=1e-6)
 
 
+@given(st.integers(2, 8), st.integers(1, 2), st.integers(0, 99), st.floats(0, 1))
+@settings(deadline=None, max_examples=40)
+def test_both_losses_of_mixed_pictures_equal_their_definition(size: int, captions: int, seed: int, own: float):
+    batch, order = make_batch(size, captions, seed=seed), torch.randperm(size)
+    batch = replace(batch, mixture=Mixture(order, torch.full((size,), own)))
+    logits = 7.0 * batch.image_BD.double() @ batch.text_CD.double().T
+    true = target(batch.key_BT, batch.template_C, batch.key_C).double()
+
+    fair = true / true.sum(dim=1, keepdim=True)
+    to_captions = own * fair + (1 - own) * fair[order]
+    to_products = (own * true + (1 - own) * true[order]).T
+    to_products = to_products / to_products.sum(dim=1, keepdim=True)
+    halves = [
+        -(goal * torch.log_softmax(rows, dim=1)).sum(dim=1).mean()
+        for goal, rows in ((to_captions, logits), (to_products, logits.T))
+    ]
+    softmax = contrastive_loss(batch, scale=torch.tensor(7.0), bias=None, kind="softmax")
+    assert float(softmax) == pytest.approx(float(sum(halves) / 2), rel=1e-4)
+
+    likely = own * true + (1 - own) * true[order]
+    entropy = functional.binary_cross_entropy_with_logits(logits - 2, likely, reduction="none").sum(dim=1).mean()
+    sigmoid = contrastive_loss(batch, scale=torch.tensor(7.0), bias=torch.tensor(-2.0), kind="sigmoid")
+    assert float(sigmoid) == pytest.approx(float(entropy), rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_two_processes_compute_the_loss_and_the_gradients_of_one(tmp_path: Path, kind: str):
-    whole = make_batch(8, 2, seed=3)
+@pytest.mark.parametrize("pictures", ["whole", "mixed"])
+def test_two_processes_compute_the_loss_and_the_gradients_of_one(tmp_path: Path, kind: str, pictures: str):
+    whole = make_batch(8, 2, seed=3, mixture=make_mixture() if pictures == "mixed" else None)
     loss, gradients = loss_and_gradients(whole, kind)
     script = Path(__file__).parent / "loss_in_ranks.py"
-    workers = [subprocess.Popen([sys.executable, script, tmp_path, str(rank), kind]) for rank in range(2)]
+    workers = [subprocess.Popen([sys.executable, script, tmp_path, str(rank), kind, pictures]) for rank in range(2)]
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert float(torch.stack([part["loss"] for part in parts]).mean()) == pytest.approx(float(loss), rel=1e-5)

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -8,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from enclip.errors import DeviceError, TrainingError
+from enclip.models import training
 from enclip.models.bases import load_base
-from enclip.models.checkpoint import WEIGHTS, load_checkpoint, read_card
+from enclip.models.checkpoint import WEIGHTS, digest_of, load_checkpoint, read_card
 from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.models.loss import Batch, contrastive_loss
+from enclip.models.mixing import Mixture
+from enclip.models.progress import fingerprint
 from enclip.models.training import EpochResult, Progress, TrainingData, fit
-from enclip.recipes import TrainRecipe
+from enclip.recipes import ADDED_LATER, TrainRecipe
 
 from .small_models import CPU, draw_shapes, small_clip
 
@@ -104,9 +111,24 @@ def test_each_epoch_is_a_checkpoint_with_its_figures_and_the_first_is_the_base(s
     assert "images_per_s" in results[1].metrics
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(shapes: TrainingData, tmp_path: Path, loss: str):
-    recipe = RECIPE.model_copy(update={"epochs": 3, "loss": loss, "accumulate": 2})
+@pytest.mark.parametrize(
+    "technique",
+    [
+        {"loss": "softmax"},
+        {"loss": "sigmoid"},
+        {"ema": 0.9},
+        {"mix": 0.7},
+        {"mix": 1.0, "loss": "sigmoid"},
+        {"attribute_dropout": 0.5},
+        {"hard_negatives": 0.5},
+        {"layer_decay": 0.6},
+    ],
+    ids=str,
+)
+def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(
+    shapes: TrainingData, tmp_path: Path, technique: Mapping[str, object]
+):
+    recipe = RECIPE.model_copy(update={"epochs": 3, "accumulate": 2, **technique})
     unbroken = _fit(shapes, tmp_path / "a", recipe)
     cut = _fit(shapes, tmp_path / "b", recipe, stop_after=1)
     resumed = _fit(shapes, tmp_path / "b", recipe)
@@ -114,6 +136,110 @@ def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(shapes: Tra
     assert [result.epoch for result in resumed] == [0, 1, 2, 3]
     assert [result.weights_sha256 for result in resumed] == [result.weights_sha256 for result in unbroken]
     assert resumed[1].metrics == cut[1].metrics
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [{"ema": 0.9}, {"mix": 1.0}, {"attribute_dropout": 0.5}, {"hard_negatives": 1.0}, {"layer_decay": 0.6}],
+    ids=str,
+)
+def test_a_technique_changes_what_is_trained(shapes: TrainingData, tmp_path: Path, technique: Mapping[str, object]):
+    plain = _fit(shapes, tmp_path / "plain", stop_after=1)
+    changed = _fit(shapes, tmp_path / "changed", RECIPE.model_copy(update=technique), stop_after=1)
+    assert plain[0].weights_sha256 == changed[0].weights_sha256
+    assert plain[1].weights_sha256 != changed[1].weights_sha256
+
+
+def test_the_targets_are_mixed_as_the_pictures_are_but_not_in_the_last_epochs(
+    shapes: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Pictures of one colour each: their means, as the tower sees them, follow from the mixture of the loss."""
+    shown: list[torch.Tensor] = []
+    mixtures: list[Mixture | None] = []
+
+    def watched(batch: Batch, **more: object) -> torch.Tensor:
+        mixtures.append(batch.mixture)
+        return contrastive_loss(batch, **more)
+
+    def plain(images: torch.Tensor, *_: object) -> torch.Tensor:
+        """In augmentation's place: picture b is b throughout."""
+        return torch.arange(len(images)).view(-1, 1, 1, 1).expand_as(images) / len(images)
+
+    clip = small_clip()
+    clip.module.visual.register_forward_pre_hook(lambda module, given: shown.append(given[0].mean(dim=(1, 2, 3))))
+    monkeypatch.setattr(training, "contrastive_loss", watched)
+    monkeypatch.setattr(training, "augment", plain)
+    _fit(shapes, tmp_path, RECIPE.model_copy(update={"mix": 1.0}), model=clip)
+    mixed = [(means, mixture) for means, mixture in zip(shown, mixtures, strict=True) if mixture is not None]
+    assert len(mixed) == 4, "the first of two epochs"
+    value = (torch.arange(24) / 24 - 0.5) / 0.5
+    for means, mixture in mixed:
+        expected = mixture.share_B * value + (1 - mixture.share_B) * value[mixture.partner_B]
+        torch.testing.assert_close(means, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_validated_and_kept_is_the_moving_average(shapes: TrainingData, tmp_path: Path):
+    """One step of two batches an epoch: epoch 1 keeps the weights of its step, epoch 2 what follows by hand."""
+    steps = RECIPE.model_copy(update={"batch_size": 48, "accumulate": 2, "learning_rate": 1e-2, "warmup": 0.0})
+    plain = [_state(result) for result in _fit(shapes, tmp_path / "plain", steps)]
+    validated: list[dict[str, torch.Tensor]] = []
+
+    def validate(trained: ClipModel) -> Mapping[str, float]:
+        validated.append({name: value.clone() for name, value in trained.module.state_dict().items()})
+        assert np.isfinite(ClipEncoder(trained).encode_texts(["red bars"])).all()
+        return {}
+
+    averages = fit(
+        small_clip(),
+        shapes,
+        steps.model_copy(update={"ema": 0.15}),
+        instance=0,
+        device=CPU,
+        state_dir=tmp_path / "average",
+        validate=validate,
+    )
+    for number, result in enumerate(averages):
+        kept = _state(result)
+        assert kept.keys() == plain[0].keys() <= validated[number].keys()
+        for name, value in kept.items():
+            expected = plain[number][name]
+            if number == 2 and value.is_floating_point():  # (1 + 1) / (10 + 1) is more than 0.15
+                expected = 0.15 * plain[1][name] + 0.85 * plain[2][name]
+            torch.testing.assert_close(value, expected, msg=name)
+            assert torch.equal(validated[number][name], value)
+
+
+def test_a_state_from_before_layers_had_shares_goes_on(shapes: TrainingData, tmp_path: Path):
+    unbroken = _fit(shapes, tmp_path / "a")
+    _fit(shapes, tmp_path / "b", stop_after=1)
+    state = torch.load(tmp_path / "b" / "state.pt", weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        del group["share"]
+    torch.save(state, tmp_path / "b" / "state.pt")
+    assert _fit(shapes, tmp_path / "b")[-1].weights_sha256 == unbroken[-1].weights_sha256
+
+
+def test_a_training_is_named_as_it_was_before_recipes_had_later_techniques(shapes: TrainingData):
+    before = RECIPE.model_dump(exclude={"device", *ADDED_LATER})
+    digest = hashlib.sha256(json.dumps(before, separators=(",", ":")).encode())
+    base = small_clip()
+    digest.update(f"1 {shapes.pixels.shape} {digest_of(base.module, base.architecture)}".encode())
+    for row in shapes.rows:
+        digest.update(f"{shapes.products.product_id[row]} {shapes.products.image_sha256[row]}\n".encode())
+    assert fingerprint(base, shapes, RECIPE, instance=1) == digest.hexdigest()
+    for name in ADDED_LATER:
+        changed = RECIPE.model_copy(update={name: 0.5})
+        assert fingerprint(base, shapes, changed, instance=1) != digest.hexdigest()
+
+
+def test_look_alikes_need_a_kind(shapes: TrainingData, tmp_path: Path):
+    bare = replace(shapes.products, article_type=np.full(len(shapes.products), "", dtype=object))
+    with pytest.raises(TrainingError, match=r"look alike.*hard_negatives=0"):
+        _fit(replace(shapes, products=bare), tmp_path, RECIPE.model_copy(update={"hard_negatives": 0.5}))
+
+
+def _state(result: EpochResult) -> dict[str, torch.Tensor]:
+    return load_file(result.folder / WEIGHTS)
 
 
 def test_a_finished_training_yields_its_results_again_without_training(shapes: TrainingData, tmp_path: Path):
@@ -270,11 +396,17 @@ def test_a_full_gpu_halves_the_batch(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "goes on with" in caplog.text
 
 
-def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path):
+@pytest.mark.parametrize(
+    "techniques",
+    [{}, {"ema": 0.5, "mix": 0.5, "attribute_dropout": 0.3, "hard_negatives": 0.5, "layer_decay": 0.8}],
+    ids=["plain", "all techniques"],
+)
+def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path, techniques: Mapping[str, float]):
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
         str(Path(__file__).parent / "train_in_ranks.py"),
         str(tmp_path),
+        json.dumps(techniques),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -1,5 +1,6 @@
 """What torchrun starts in test_training.py: one rank of a training of shapes."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from enclip.models.training import fit
 from enclip.recipes import TrainRecipe
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, techniques: dict[str, float]) -> None:
     validated = 0
 
     def validate(model: ClipModel) -> dict[str, float]:
@@ -27,7 +28,7 @@ def main(folder: Path) -> None:
             fit(
                 model,
                 draw_shapes(96),
-                TrainRecipe(epochs=2, batch_size=12, accumulate=2, learning_rate=3e-3),
+                TrainRecipe(epochs=2, batch_size=12, accumulate=2, learning_rate=3e-3, **techniques),
                 instance=0,
                 device=device,
                 state_dir=folder / "state",
@@ -46,4 +47,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

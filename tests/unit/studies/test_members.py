@@ -15,7 +15,7 @@ from enclip.studies.definition import Setting
 from enclip.studies.fusion import averageable
 from enclip.studies.lab import Epoch, Lab, Training, Trunk, digest
 from enclip.studies.material import Material
-from enclip.studies.members import RESIZED, branch, changed, disagreement, snapshots, ways_of
+from enclip.studies.members import RESIZED, branch, disagreement, snapshots, ways_of
 from tests.unit.models.small_models import CPU, SIDE, TRANSFORMER, small_clip
 
 from .conftest import Ran
@@ -24,14 +24,14 @@ from .conftest import Ran
 def test_trainings_keep_the_names_that_they_were_cached_under() -> None:
     plain = Setting().instance(0, 0)
     assert digest(plain) == "a07e61af9b0b65572b21"
-    assert digest(changed(plain, instances=3, device="cpu")) == digest(plain)
+    assert digest(plain.varied(instances=3, device="cpu")) == digest(plain)
     from_trunk = plain.model_copy(update={"trunk": Trunk(training=plain, epoch=24)})
     assert digest(from_trunk) == "4f39cdbf449ab4f88791"
     others = [
-        changed(from_trunk, seed=1),
+        from_trunk.varied(seed=1),
         plain.model_copy(update={"side": 64}),
         plain.model_copy(update={"trunk": Trunk(training=plain, epoch=23)}),
-        plain.model_copy(update={"trunk": Trunk(training=changed(plain, seed=1), epoch=24)}),
+        plain.model_copy(update={"trunk": Trunk(training=plain.varied(seed=1), epoch=24)}),
     ]
     assert len({digest(training) for training in (plain, from_trunk, *others)}) == 6
 
@@ -72,7 +72,7 @@ def test_branches_go_on_from_their_trunk_and_may_be_averaged(platform: Platform,
 def test_a_run_on_smaller_pictures_searches_with_the_others(platform: Platform, setting: Setting) -> None:
     lab = Lab(platform)
     whole = setting.instance(0, 0)
-    wanted = changed(whole, epochs=1).model_copy(update={"side": 24})
+    wanted = whole.varied(epochs=1).model_copy(update={"side": 24})
     start, end = lab.train(wanted)
     assert read_card(end.folder).architecture.preprocessing.side == 24 and _same(start, lab.train(whole)[0])
     one, other = lab.embed(end), lab.embed(lab.train(whole)[-1])

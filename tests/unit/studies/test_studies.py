@@ -13,11 +13,12 @@ from PIL import Image
 from enclip.cli.study import study as study_command
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
+from enclip.recipes import ADDED_LATER, TrainRecipe
 from enclip.records import Split
-from enclip.studies import clusters
+from enclip.studies import clusters, recipe
 from enclip.studies.ablation import CROSS, EFFECTS
 from enclip.studies.definition import Setting
-from enclip.studies.lab import Lab, best_of
+from enclip.studies.lab import Lab, Training, best_of
 from enclip.studies.material import Material
 from enclip.studies.report import ABOUT
 from enclip.studies.run import STUDIES, run_study
@@ -270,3 +271,65 @@ def test_a_base_that_cannot_be_had_is_listed_with_the_reason(ran: Callable[[str]
     assert not any("\n" in reason for reason in reasons)
     text = (ran("bases").folder / "bases.md").read_text()
     assert all(reason in text for reason in reasons)
+
+
+def test_trainings_from_before_a_technique_are_found(platform: Platform) -> None:
+    """The names of folders were taken before TrainRecipe had these fields."""
+    setting, told = Setting(), list[str]()
+    lab = Lab(platform, tell=told.append)
+    wanted = {
+        "a07e61af9b0b65572b21": setting.instance(0, 0),
+        "bb123d9e15e5a3dfa8d1": setting.instance(2, 1),
+        "b3018192daec8614d98b": setting.little(1, 0.25),
+        "a53922a3f0bd181a5449": Training(recipe=TrainRecipe(low_quality=0.6, loss="sigmoid")),
+    }
+    root = platform.scratch / "studies" / lab.snapshot[:16]
+    for name, training in wanted.items():
+        (root / name).mkdir(parents=True)
+        (root / name / "epochs.json").write_text("[]")
+        assert lab.train(training) == []
+    assert told == []
+
+
+def test_each_variant_of_the_recipe_is_trained_and_the_chosen_one_is_selects(ran: Callable[[str], Ran]) -> None:
+    done = ran("recipe")
+    facts, per_query = done.document["facts"]["0"], done.per_query
+    *tried, chosen = facts
+    assert tried == list(recipe.variants(from_scratch=True)) and chosen == recipe.CHOSEN
+    best = max(tried, key=lambda variant: facts[variant]["its mAP@10 on select"])
+    assert facts[chosen] == {**facts[best], "is": best}
+    for system in (recipe.BEST, recipe.RELEASE):
+        np.testing.assert_array_equal(per_query[recipe.named(system, chosen)], per_query[recipe.named(system, best)])
+        others = per_query[[recipe.named(system, variant) for variant in tried]]
+        assert len(others.T.drop_duplicates()) > len(tried) / 2, "each was trained in its own way"
+
+
+def test_a_variant_changes_what_it_names_and_nothing_else(setting: Setting) -> None:
+    plain = setting.instance(1, 0)
+    tried = recipe.variants(from_scratch=True) | recipe.variants(from_scratch=False)
+    assert plain.varied(**tried[recipe.DEFAULT]) == plain
+    for changes in tried.values():
+        varied = plain.varied(**changes)
+        before, after = plain.recipe.model_dump(), varied.recipe.model_dump()
+        assert {name for name in before if before[name] != after[name]} == set(changes)
+        assert (varied.fold, varied.share) == (plain.fold, plain.share)
+    used = {name for changes in tried.values() for name in changes}
+    assert used >= set(ADDED_LATER), "a technique that no study asks about"
+
+
+def test_layers_are_told_apart_for_pretrained_bases_alone() -> None:
+    from_nothing, pretrained = recipe.variants(from_scratch=True), recipe.variants(from_scratch=False)
+    assert not any("layer_decay" in changes for changes in from_nothing.values())
+    assert not any("learning_rate" in changes for changes in pretrained.values())
+    assert [*pretrained][-1] == "layer decay 0.75" and [*from_nothing][-1] == "learning rate 2e-3"
+
+
+def test_a_variant_that_a_catalog_cannot_be_trained_with_is_listed_with_the_reason(
+    platform: Platform, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = {recipe.DEFAULT: {}, "wild": {"learning_rate": 1e30}}
+    monkeypatch.setattr(recipe, "VARIANTS", wild)
+    monkeypatch.setattr(recipe, "FROM_NOTHING", {})
+    found = recipe.run(Material(Lab(platform), setting, 0))
+    assert "became nan" in str(found.facts["wild"]["left out, because"])
+    assert not any("wild" in system for system in found.systems) and found.facts[recipe.CHOSEN]["is"] == recipe.DEFAULT
