@@ -44,11 +44,8 @@ def distil_run(platform: Platform, run_id: str, *, on_text: OnText | None = None
     key = _key(choice, texts, recipe.student_epochs)
     known = folder.find("distil", StudentStep)
     # Pruning takes the files of an old run, and leaves its records.
-    if (
-        known is not None
-        and known.key == key
-        and all(platform.blobs.exists(f"{key}/{name}") for name in (WEIGHTS, CARD))
-    ):
+    is_whole = all(platform.blobs.exists(f"{key}/{name}") for name in (WEIGHTS, CARD))
+    if known is not None and known.key == key and is_whole:
         return known
     with folder.timed("distil"):
         device = plan.recipe.train.device

@@ -6,7 +6,7 @@ import numpy as np
 
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.lab import Epoch
-from enclip.studies.material import Material, Values
+from enclip.studies.material import Material
 
 SIZES = range(2, 13)
 
@@ -22,10 +22,10 @@ def run(material: Material) -> Findings:
     facts: dict[str, Fact] = {}
     for size in SIZES:
         if size <= len(first):
-            systems[f"{size} last epochs of one instance"] = _uniform(material, first[-size:])
+            systems[f"{size} last epochs of one instance"] = material.uniform(first[-size:])
         if len(instances) > 1 and size <= len(spread):
             among = min(size, len(instances))
-            systems[f"{size} last epochs over {among} instances"] = _uniform(material, spread[:size])
+            systems[f"{size} last epochs over {among} instances"] = material.uniform(spread[:size])
         if size <= len(material.candidates):
             members, weights = material.greedy(material.candidates, most=size)
             if len(members) == size:
@@ -41,10 +41,6 @@ def _newest_first(instances: Sequence[Sequence[Epoch]]) -> list[Epoch]:
     """The last epoch of each instance, then the last but one of each, while each has one."""
     backwards = (reversed(epochs) for epochs in instances)
     return [epoch for layer in zip(*backwards, strict=False) for epoch in layer]
-
-
-def _uniform(material: Material, members: Sequence[Epoch]) -> Values:
-    return material.ap(material.weighted(members, [1 / len(members)] * len(members)))
 
 
 def _agreement(material: Material, one: Epoch, other: Epoch) -> Fact:

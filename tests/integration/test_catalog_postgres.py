@@ -12,7 +12,7 @@ from enclip.catalog.ingest import ingest
 from enclip.catalog.lock import ingest_lock
 from enclip.catalog.read import open_source
 from enclip.catalog.store import CatalogStore
-from enclip.database import open_database
+from enclip.database import POSTGRES_PATIENCE, open_database
 
 INGEST = """
 import sys
@@ -71,3 +71,12 @@ def test_the_same_catalog_has_the_same_digest_on_sqlite_and_postgres(
         digests.add(store.state_digest())
         store.engine.dispose()
     assert len(digests) == 1
+
+
+def test_a_server_that_vanishes_is_given_up_as_the_url_says_or_by_defaults(postgres_url: str) -> None:
+    with open_database(f"{postgres_url}?tcp_user_timeout=5000").connect() as connection:
+        asked = connection.connection.dbapi_connection.info.dsn_parameters
+    assert asked["tcp_user_timeout"] == "5000"
+    assert {name: int(asked[name]) for name in ("connect_timeout", "keepalives_idle")} == {
+        name: POSTGRES_PATIENCE[name] for name in ("connect_timeout", "keepalives_idle")
+    }
