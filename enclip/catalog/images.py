@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from enclip.errors import ImageError
 
@@ -14,6 +14,7 @@ MAX_PIXELS = 25_000_000
 MAX_BYTES = 25_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what shops send; other decoders stay out of reach
 WHITE = (255, 255, 255)
+LYING = 5  # EXIF orientations from here on are turned by a quarter
 
 Pixels = NDArray[np.uint8]
 
@@ -67,11 +68,12 @@ def fit_square(pixels_HWC: Pixels, side: int) -> Pixels:
     return canvas
 
 
-def longest_side(data: bytes) -> int:
-    """Longest side of a picture in px, read from its header alone. Raises ImageError."""
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture in px as it is looked at, read from its header alone. Raises ImageError."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return max(picture.size)
+            width, height = picture.size
+            return (height, width) if picture.getexif().get(ExifTags.Base.Orientation, 1) >= LYING else (width, height)
     except Exception as error:  # as in `decode`
         raise ImageError(f"The picture cannot be read: {error}.") from error
 

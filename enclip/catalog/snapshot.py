@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from enclip.blobs import Blobs, writing
-from enclip.catalog.images import decode, fit_square, image_key, longest_side
+from enclip.catalog.images import decode, fit_square, image_key, size_of
 from enclip.catalog.store import CatalogDigest, CatalogStore, content_hash, without_prices
 from enclip.errors import ImageError, SnapshotError, StoreError
 from enclip.product_table import from_table, to_table
@@ -95,10 +95,26 @@ def stored_side(products: Products, blobs: Blobs, model_side: int) -> int:
 
     The typical (90th percentile) longest side of a sample, rounded up to 16 px, at most `model_side`.
     """
-    rows = np.linspace(0, len(products) - 1, min(SAMPLE, len(products))).astype(int)
-    sides = [longest_side(blobs.get(image_key(sha))) for sha in products.image_sha256[rows]]
-    typical = int(np.quantile(sides, 0.9, method="higher"))
+    typical = int(np.quantile(_sizes(products, blobs).max(axis=1), 0.9, method="higher"))
     return min(model_side, -(-typical // SIDE_STEP) * SIDE_STEP)
+
+
+def typical_aspect(products: Products, blobs: Blobs) -> float:
+    """Width over height of a frame that nine in ten pictures of a sample fill or fit into, all of them the same way up.
+
+    1 where there is no such frame but the square.
+    """
+    width, height = _sizes(products, blobs).T
+    upright = np.median(width / height) < 1
+    narrower = width / height if upright else height / width
+    fits = min(1.0, float(np.quantile(narrower, 0.9, method="inverted_cdf")))
+    return fits if upright else 1 / fits
+
+
+def _sizes(products: Products, blobs: Blobs) -> NDArray[np.int64]:
+    """Width and height of a sample's pictures, in px."""
+    rows = np.linspace(0, len(products) - 1, min(SAMPLE, len(products))).astype(int)
+    return np.array([size_of(blobs.get(image_key(sha))) for sha in products.image_sha256[rows]])
 
 
 def pixel_map(

@@ -28,7 +28,10 @@ class _Frozen(BaseModel):
 class Preprocessing(_Frozen):
     """How uint8 pixels become the tower's input. Mean and std are of RGB in [0, 1]."""
 
-    side: int = Field(gt=0, description="Side of the square input, in px.")
+    side: int = Field(gt=0, description="Side of the square canvas in px, and the longer one of the input.")
+    frame: tuple[int, int] | None = Field(
+        None, description="Height and width of the canvas's middle, in px, where the tower looks at no more of it."
+    )
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"

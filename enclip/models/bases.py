@@ -1,5 +1,6 @@
 """Base weights by name (D10)."""
 
+import math
 import tempfile
 from dataclasses import replace
 from importlib.resources import files
@@ -16,6 +17,8 @@ from enclip.models.checkpoint import CARD, digest_of, first_lines, load_checkpoi
 from enclip.models.clip import ClipModel
 
 TINY = "tiny"
+FRAME_STEP = 4  # px
+MOST_OF_SQUARE = 0.9  # a frame that saves less is not worth another shape
 _SCHEMES = ("hf-hub:", "local-dir:")
 
 
@@ -64,6 +67,31 @@ def at_side(model: ClipModel, side: int) -> ClipModel:
         ) from error
     changed = replace(model, module=module, architecture=architecture, init_id=digest_of(module, architecture))
     return changed.to(model.device)
+
+
+def at_frame(model: ClipModel, aspect: float) -> ClipModel:
+    """The same weights in a network that looks at the middle of its canvas alone, of that width over height.
+
+    So nothing is computed of the white beside upright pictures: at 3:4 training takes 0.75 of the time. For
+    convolutions that start from nothing; a model that has been trained keeps its frame, and so does a tower
+    that takes squares alone. What is nearly a square has no frame.
+    """
+    side = model.side
+    height, width = _in_steps(side / max(1.0, aspect)), _in_steps(side * min(1.0, aspect))
+    if not model.from_scratch or model.epochs_trained or height * width > MOST_OF_SQUARE * side**2:
+        return model
+    try:
+        with torch.inference_mode():
+            model.module.encode_image(torch.zeros(1, 3, height, width, device=model.device))  # type: ignore[operator]
+    except (RuntimeError, AssertionError):
+        return model
+    preprocessing = model.architecture.preprocessing.model_copy(update={"frame": (height, width)})
+    architecture = model.architecture.model_copy(update={"preprocessing": preprocessing})
+    return replace(model, architecture=architecture, init_id=digest_of(model.module, architecture))
+
+
+def _in_steps(length: float) -> int:
+    return max(FRAME_STEP, math.ceil(round(length / FRAME_STEP, 6)) * FRAME_STEP)
 
 
 def packaged(name: str) -> Architecture:

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from enclip.models.architecture import Preprocessing
 
+WHITE = 0.9  # from here on a pixel says nothing, whatever a JPEG's ringing makes of it
+
 
 def to_unit(pixels_BHWC: Tensor) -> Tensor:
     """uint8 `[B, H, W, 3]` → float32 `image_BCHW` in [0, 1], channels last in memory."""
@@ -18,10 +20,47 @@ def to_unit(pixels_BHWC: Tensor) -> Tensor:
     return pixels_BHWC.permute(0, 3, 1, 2).float().div_(255)
 
 
-def normalise(image_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Images in [0, 1] of any square side → the tower's side, mean and deviation."""
+def framed(image_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Square images in [0, 1] of any side → the shape that the tower looks at, with the whole product in view.
+
+    Of a canvas its frame is kept. A picture that reaches beyond it, as a broad one does beyond an upright
+    frame, is made smaller.
+    """
     if image_BCHW.shape[-1] != preprocessing.side:
         image_BCHW = resize(image_BCHW, preprocessing.side, preprocessing.interpolation)
+    if preprocessing.frame is None:
+        return image_BCHW
+    height, width = preprocessing.frame
+    top, left = (preprocessing.side - height) // 2, (preprocessing.side - width) // 2
+    framed_BCHW = image_BCHW[:, :, top : top + height, left : left + width]
+    beyond_B = torch.nonzero(_reaches_beyond(image_BCHW, top, left))[:, 0]
+    if len(beyond_B):
+        side = min(height, width)
+        smaller = resize(image_BCHW[beyond_B], side, preprocessing.interpolation)
+        above, before = (height - side) // 2, (width - side) // 2
+        framed_BCHW = framed_BCHW.clone()
+        framed_BCHW[beyond_B] = functional.pad(
+            smaller, (before, width - side - before, above, height - side - above), value=1.0
+        )
+    return framed_BCHW
+
+
+def _reaches_beyond(image_BCHW: Tensor, top: int, left: int) -> Tensor:
+    """`beyond_B`: whether more than white, and what resizing spreads by a pixel, lies beyond the frame."""
+    darkest_HW = image_BCHW.amin(dim=1)
+    rows, columns = darkest_HW.amin(dim=2), darkest_HW.amin(dim=1)
+    edges = [edge for line, cut in ((rows, top - 1), (columns, left - 1)) if cut > 0 for edge in _ends(line, cut)]
+    if not edges:
+        return torch.zeros(len(image_BCHW), dtype=torch.bool, device=image_BCHW.device)
+    return torch.cat(edges, dim=1).amin(dim=1) < WHITE
+
+
+def _ends(line_BL: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    return line_BL[:, :length], line_BL[:, -length:]
+
+
+def normalise(image_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Images in [0, 1] that fit the tower → its mean and deviation."""
     mean = torch.tensor(preprocessing.mean, device=image_BCHW.device).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std, device=image_BCHW.device).view(1, 3, 1, 1)
     return ((image_BCHW - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -29,14 +68,13 @@ def normalise(image_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def prepare(pixels_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 `[B, S, S, 3]` → `image_BCHW` as the tower wants it; the whole canvas stays in view."""
-    return normalise(to_unit(pixels_BHWC), preprocessing)
+    return normalise(framed(to_unit(pixels_BHWC), preprocessing), preprocessing)
 
 
-def resize(image_BCHW: Tensor, side: int, interpolation: str = "bilinear") -> Tensor:
-    """Antialiased resize to a square; values stay in [0, 1] (bicubic overshoots)."""
-    resized = functional.interpolate(
-        image_BCHW, size=(side, side), mode=interpolation, antialias=True, align_corners=False
-    )
+def resize(image_BCHW: Tensor, size: int | tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """Antialiased resize to a square, or a height and a width; values stay in [0, 1] (bicubic overshoots)."""
+    shape = (size, size) if isinstance(size, int) else size
+    resized = functional.interpolate(image_BCHW, size=shape, mode=interpolation, antialias=True, align_corners=False)
     return resized.clamp_(0, 1)
 
 
@@ -120,13 +158,14 @@ def _degrade(image_BCHW: Tensor, share: float, generator: torch.Generator) -> Te
 
 def _shrink(image_BCHW: Tensor, strength: float) -> Tensor:
     """Fewer pixels and back: 1/1.5 to 1/3 of the side."""
-    side = image_BCHW.shape[-1]
-    return resize(resize(image_BCHW, max(8, round(side / (1.5 + 1.5 * strength)))), side)
+    height, width = image_BCHW.shape[-2:]
+    factor = 1.5 + 1.5 * strength
+    return resize(resize(image_BCHW, (max(8, round(height / factor)), max(8, round(width / factor)))), (height, width))
 
 
 def _blur(image_BCHW: Tensor, strength: float) -> Tensor:
     """Gaussian blur of 0.6 to 1.4 px at a side of 80."""
-    sigma = (0.6 + 0.8 * strength) * image_BCHW.shape[-1] / 80
+    sigma = (0.6 + 0.8 * strength) * max(image_BCHW.shape[-2:]) / 80
     radius = max(1, round(2.5 * sigma))
     offset = torch.arange(-radius, radius + 1, device=image_BCHW.device, dtype=image_BCHW.dtype)
     kernel = torch.exp(-(offset**2) / (2 * sigma**2))
@@ -148,9 +187,8 @@ def compress(image_BCHW: Tensor, strength: float) -> Tensor:
     Strength 0 to 1 stands for a quality of about 60 down to 15. The quantisation step grows linearly
     with the frequency, a fair fit of the standard's luminance table.
     """
-    side = image_BCHW.shape[-1]
-    extra = -side % 8
-    padded = functional.pad(image_BCHW, (0, extra, 0, extra), mode="replicate")
+    own_height, own_width = image_BCHW.shape[-2:]
+    padded = functional.pad(image_BCHW, (0, -own_width % 8, 0, -own_height % 8), mode="replicate")
     size, colours, height, width = padded.shape
     blocks = padded.reshape(size, colours, height // 8, 8, width // 8, 8).transpose(3, 4)
     basis = _dct_basis(image_BCHW)
@@ -159,7 +197,7 @@ def compress(image_BCHW: Tensor, strength: float) -> Tensor:
     coefficients = basis @ blocks @ basis.T
     restored = basis.T @ (torch.round(coefficients / step) * step) @ basis
     whole = restored.transpose(3, 4).reshape(size, colours, height, width)
-    return whole[:, :, :side, :side].clamp(0, 1)
+    return whole[:, :, :own_height, :own_width].clamp(0, 1)
 
 
 def _dct_basis(like: Tensor) -> Tensor:

@@ -15,14 +15,30 @@ from torch import Tensor, nn
 LENGTH_STEP, TEXTS_STEP = 8, 32
 
 
-def distinct(token_CL: Tensor) -> tuple[Tensor, Tensor]:
-    """Each text once, as `token_UL`, and `text_C` that brings the order back: `token_UL[text_C] == token_CL`.
+def distinct(module: nn.Module, token_CL: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Each text once, in parts `token_UL` by length, and `text_C` that brings the order back.
 
-    U is rounded up, by texts that `text_C` does not name, so that a training has few shapes.
+    `torch.cat(features_of_parts)[text_C]` are the features of `token_CL`. A part is cut as `without_padding` cuts
+    it, so that a short caption does not wait for a long name; the last one is rounded up, by texts that `text_C`
+    does not name, so that a training has few shapes. On the host, as `without_padding`.
     """
     token_UL, text_C = torch.unique(token_CL, dim=0, return_inverse=True)
-    spare = torch.arange(-len(token_UL) % TEXTS_STEP) % max(1, len(token_UL))
-    return torch.cat([token_UL, token_UL[spare]]), text_C
+    used_U = token_UL.shape[1] - token_UL.ne(0).flip(1).byte().argmax(dim=1)
+    length_U = -(-used_U // LENGTH_STEP) if _ignores_padding(module) else torch.zeros_like(used_U)
+    left = torch.argsort(length_U, stable=True)
+    longest = length_U[left]
+    parts = []
+    for length in longest.unique().tolist()[:-1]:
+        # The few that fill no step go along with longer ones.
+        size = int((longest <= length).sum()) // TEXTS_STEP * TEXTS_STEP
+        parts.append(left[:size])
+        left, longest = left[size:], longest[size:]
+    spare = torch.arange(-len(left) % TEXTS_STEP) % max(1, len(left))
+    parts.append(torch.cat([left, left[spare]]))
+    place_U = torch.empty(len(token_UL), dtype=torch.int64)
+    order = torch.cat(parts)
+    place_U[order.flip(0)] = torch.arange(len(order)).flip(0)  # of a text's places the first
+    return [without_padding(module, token_UL[part]) for part in parts if len(part)], place_U[text_C]
 
 
 def without_padding(module: nn.Module, token_BL: Tensor) -> Tensor:

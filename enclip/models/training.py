@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -25,10 +25,10 @@ from enclip.models.ema import moving_average
 from enclip.models.loss import Batch, contrastive_loss, similarities
 from enclip.models.mixing import is_mixed, mix
 from enclip.models.optimizer import make_optimizer
-from enclip.models.pixels import Augmentation, augment, normalise, prepare, resize, to_unit
+from enclip.models.pixels import Augmentation, augment, framed, normalise, prepare, to_unit
 from enclip.models.progress import EpochResult, Progress, fingerprint, load_state, save_state
 from enclip.models.schedule import learning_rate, peak_learning_rate
-from enclip.models.texts import distinct, encode_texts, without_padding
+from enclip.models.texts import distinct, encode_texts
 from enclip.recipes import TrainRecipe
 
 __all__ = ["EpochResult", "Progress", "TrainingData", "fit"]
@@ -267,13 +267,13 @@ class Towers(nn.Module):
         scale: nn.Parameter = self.clip.logit_scale  # type: ignore[assignment]
         return scale
 
-    def forward(self, images_BCHW: Tensor, token_CL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """`image_BD` and `text_CD` of unit norm in float32, scale and bias."""
+    def forward(self, images_BCHW: Tensor, part_ULs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """`image_BD` and `text_UD` of unit norm in float32, the texts' parts one behind the other, scale and bias."""
         image_BD = self.clip.encode_image(images_BCHW)  # type: ignore[operator]
-        with short_attention(token_CL.device):
-            text_CD = encode_texts(self.clip, token_CL)
+        with short_attention(images_BCHW.device):
+            text_UD = torch.cat([encode_texts(self.clip, token_UL) for token_UL in part_ULs])
         bias = self.bias if self.bias is not None else getattr(self.clip, "logit_bias", None)
-        return _unit(image_BD), _unit(text_CD), self.log_scale.exp(), bias
+        return _unit(image_BD), _unit(text_UD), self.log_scale.exp(), bias
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -282,9 +282,7 @@ def _unit(features: Tensor) -> Tensor:
 
 def _vary(pixels_BHWC: Tensor, preprocessing: Preprocessing, recipe: TrainRecipe, generator: torch.Generator) -> Tensor:
     """uint8 canvases → augmented input of the tower, at its resolution throughout."""
-    images_BCHW = to_unit(pixels_BHWC)
-    if images_BCHW.shape[-1] != preprocessing.side:
-        images_BCHW = resize(images_BCHW, preprocessing.side, preprocessing.interpolation)
+    images_BCHW = framed(to_unit(pixels_BHWC), preprocessing)
     return normalise(augment(images_BCHW, Augmentation(low_quality=recipe.low_quality), generator), preprocessing)
 
 
@@ -295,9 +293,9 @@ def _encode(
 
     `towers` are those around `clip`, wrapped for several processes or not.
     """
-    token_UL, text_C = distinct(without_padding(clip, host.token_CL))
+    part_ULs, text_C = distinct(clip, host.token_CL)
     with autocast(device):
-        image_BD, text_UD, scale, bias = towers(images_BCHW, token_UL.to(device, non_blocking=True))
+        image_BD, text_UD, scale, bias = towers(images_BCHW, [part.to(device, non_blocking=True) for part in part_ULs])
     batch = Batch(
         image_BD=image_BD,
         text_CD=text_UD[text_C.to(device)],

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side
+from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, typical_aspect
 from enclip.errors import TrainingError
 from enclip.ledger import finish_attempt
 from enclip.models import training
-from enclip.models.bases import load_base
+from enclip.models.bases import at_frame, load_base
 from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipModel
 from enclip.models.device import gpu_figures
@@ -47,7 +47,8 @@ def train(
     recipe = plan.recipe.train
     with joined(environment, recipe.device) as (ranks, device), folder.timed("train"):
         products = load_snapshot(platform.blobs, plan.snapshot)
-        model = _base(platform, plan, instance=0, device=device)
+        aspect = typical_aspect(products, platform.blobs)
+        model = _base(platform, plan, aspect, instance=0, device=device)
         if plan.recipe.release.max_text_ms or plan.recipe.release.max_memory_mb:
             # One clock for all processes: with their own, some might go on and wait for the others for ever.
             price = from_first(Price.of(model) if ranks.first else None)
@@ -62,7 +63,7 @@ def train(
         batch_size = recipe.batch_size
         for instance in range(recipe.instances):
             if instance:
-                model = _base(platform, plan, instance=instance, device=device)
+                model = _base(platform, plan, aspect, instance=instance, device=device)
             for result in training.fit(
                 model,
                 training.TrainingData(products=products, pixels=pixels, rows=rows),
@@ -134,10 +135,11 @@ def training_rows(products: Products, recipe: TrainRecipe) -> NDArray[np.int64]:
     return rows
 
 
-def _base(platform: Platform, plan: Plan, *, instance: int, device: torch.device) -> ClipModel:
+def _base(platform: Platform, plan: Plan, aspect: float, *, instance: int, device: torch.device) -> ClipModel:
     if plan.base_source:
         return load_checkpoint(platform.registry.fetch_epoch(plan.base_source), device=device)
-    return load_base(plan.recipe.train.base, seed=plan.recipe.train.seed + instance, device=device)
+    base = load_base(plan.recipe.train.base, seed=plan.recipe.train.seed + instance, device=device)
+    return at_frame(base, aspect)
 
 
 def _report(platform: Platform, plan: Plan, step: TrainStep, device: torch.device, *, num_rows: int) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from enclip.blobs import write_whole
-from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, take_snapshot
+from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, take_snapshot, typical_aspect
 from enclip.models import training
-from enclip.models.bases import at_side, load_base
+from enclip.models.bases import at_frame, at_side, load_base
 from enclip.models.checkpoint import load_checkpoint, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
 from enclip.models.device import resolve_device
@@ -131,6 +131,7 @@ class Lab:
         self._products = load_snapshot(platform.blobs, self.snapshot)
         self._folds: dict[int, Fold] = {}
         self._root = platform.scratch / "studies" / self.snapshot[:16]
+        self._aspect = typical_aspect(self._products, platform.blobs)
         self.device = resolve_device("auto")
 
     @property
@@ -308,7 +309,8 @@ class Lab:
             model = load_checkpoint(trunk.folder, device=self.device)
         else:
             model = load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
-        return at_side(model, wanted.side) if wanted.side else model
+        model = at_side(model, wanted.side) if wanted.side else model
+        return at_frame(model, self._aspect)
 
     def _rows(self, wanted: Training) -> NDArray[np.int64]:
         """The products that a training sees."""

@@ -17,11 +17,11 @@ from enclip.database import open_database
 HEADER = tuple(name for name in COLUMNS if name != "price")  # of a catalog that has none
 
 
-def picture(seed: int, *, side: int = 60, form: str = "JPEG") -> bytes:
-    """A picture unlike that of any other seed: coarse coloured blocks."""
+def picture(seed: int, *, side: int = 60, size: tuple[int, int] | None = None, form: str = "JPEG") -> bytes:
+    """A picture unlike that of any other seed: coarse coloured blocks, at 3:4 where no width and height are said."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(blocks).resize((side, side * 4 // 3), Image.Resampling.NEAREST).save(out, form)
+    Image.fromarray(blocks).resize(size or (side, side * 4 // 3), Image.Resampling.NEAREST).save(out, form)
     return out.getvalue()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from enclip.catalog.images import decode, fit_square, image_key, longest_side, sha256
+from enclip.catalog.images import decode, fit_square, image_key, sha256, size_of
 from enclip.errors import ImageError
 
 
@@ -27,8 +27,9 @@ def test_exif_rotation_is_applied() -> None:
     picture.paste((255, 0, 0), (0, 0, 10, 20))  # red on the left
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise for display
-    pixels = decode(_saved(picture, "JPEG", exif=exif, quality=95))
-    assert pixels.shape == (40, 20, 3)
+    data = _saved(picture, "JPEG", exif=exif, quality=95)
+    pixels = decode(data)
+    assert pixels.shape == (40, 20, 3) and size_of(data) == (20, 40)
     assert pixels[2, 10, 0] > 200 and pixels[2, 10, 1] < 60  # red is on top now
 
 
@@ -145,4 +146,4 @@ def test_the_square_holds_the_whole_picture_on_white(width: int, height: int, si
 def test_keys_spread_over_folders_by_content() -> None:
     digest = sha256(b"picture")
     assert image_key(digest) == f"images/{digest[:2]}/{digest}"
-    assert longest_side(_saved(Image.new("RGB", (30, 70)), "PNG")) == 70
+    assert size_of(_saved(Image.new("RGB", (30, 70)), "PNG")) == (30, 70)

@@ -10,7 +10,15 @@ from enclip.blobs import FileBlobs
 from enclip.catalog.images import decode, fit_square, image_key
 from enclip.catalog.ingest import ingest
 from enclip.catalog.read import open_source
-from enclip.catalog.snapshot import load_snapshot, pictures, pixel_map, snapshot_key, stored_side, take_snapshot
+from enclip.catalog.snapshot import (
+    load_snapshot,
+    pictures,
+    pixel_map,
+    snapshot_key,
+    stored_side,
+    take_snapshot,
+    typical_aspect,
+)
 from enclip.catalog.store import CatalogStore
 from enclip.errors import SnapshotError, StoreError
 from enclip.records import Products
@@ -138,3 +146,22 @@ def test_pictures_are_stored_no_larger_than_they_are(
     ingest(open_source(str(shop)), sqlite_store, blobs)
     large = sqlite_store.products()
     assert stored_side(large.take(large.product_id == "1"), blobs, model_side=224) == 224
+
+
+@pytest.mark.parametrize(
+    ("sizes", "aspect"),
+    [
+        ([(60, 80)] * 9 + [(80, 60)], 0.75),
+        ([(60, 80)] * 8 + [(80, 60)] * 2, 1.0),
+        ([(80, 60)] * 10, 4 / 3),
+        ([(50, 50)] * 10, 1.0),
+        ([(60, 80)] * 5 + [(64, 80)] * 5, 0.8),
+    ],
+)
+def test_the_typical_shape_is_one_that_nine_in_ten_pictures_fit(
+    sizes: list[tuple[int, int]], aspect: float, sqlite_store: CatalogStore, blobs: FileBlobs, tmp_path: Path
+) -> None:
+    pictures = {str(number): picture(number, size=size) for number, size in enumerate(sizes, start=1)}
+    shop = write_catalog(tmp_path / "shop", [row(number) for number in range(1, len(sizes) + 1)], pictures)
+    ingest(open_source(str(shop)), sqlite_store, blobs)
+    assert typical_aspect(sqlite_store.products(), blobs) == pytest.approx(aspect)

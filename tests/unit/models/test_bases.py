@@ -1,4 +1,6 @@
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from enclip.errors import WeightsError
-from enclip.models.bases import at_side, load_base
+from enclip.models.architecture import Architecture
+from enclip.models.bases import at_frame, at_side, load_base
 from enclip.models.checkpoint import load_checkpoint, save_checkpoint
 from enclip.models.clip import ClipEncoder
 
@@ -102,6 +105,35 @@ def test_convolutions_take_pictures_of_another_side():
 def test_a_transformer_does_not():
     with pytest.raises(WeightsError, match="for pictures of 32 px and cannot take 24 px"):
         at_side(small_clip(architecture=TRANSFORMER), 24)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "frame"), [(0.75, (32, 24)), (2.0, (16, 32)), (0.7, (32, 24)), (0.95, None), (1.0, None)]
+)
+def test_convolutions_from_nothing_look_at_the_shape_that_pictures_have(
+    aspect: float, frame: tuple[int, int] | None
+) -> None:
+    model = small_clip()
+    framed = at_frame(model, aspect)
+    assert framed.architecture.preprocessing.frame == frame
+    assert (framed.init_id == model.init_id) == (frame is None), "averaging refuses another shape"
+    trained = replace(model, epochs_trained=3)
+    assert at_frame(trained, aspect) is trained, "what it looks at it has learnt"
+
+
+def test_a_transformer_keeps_its_square() -> None:
+    model = small_clip(architecture=TRANSFORMER)
+    assert at_frame(model, 0.75) is model
+
+
+def test_a_square_has_the_digest_it_had_before_there_were_frames() -> None:
+    asked = SMALL.model_dump(mode="json")
+    del asked["preprocessing"]["frame"]
+    assert "frame" not in asked["preprocessing"] and Architecture.model_validate(asked) == SMALL
+    model, digest = small_clip(), hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    for name, value in sorted(model.module.state_dict().items()):
+        digest.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    assert model.init_id == digest.hexdigest()[:16]
 
 
 def _open_clip_folder(folder: Path) -> Path:

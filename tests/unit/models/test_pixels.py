@@ -37,6 +37,43 @@ def test_the_whole_canvas_stays_in_view():
         assert all(float(edge) < middle - 0.1 for edge in edges)
 
 
+UPRIGHT = PLAIN.model_copy(update={"side": 40, "frame": (40, 28)})
+
+
+def test_a_frame_leaves_out_the_white_beside_upright_pictures() -> None:
+    canvas = torch.full((2, 80, 80, 3), 255, dtype=torch.uint8)
+    canvas[:, :, 12:68] = torch.randint(0, 256, (2, 80, 56, 3), generator=_generator(), dtype=torch.uint8)
+    square = prepare(canvas, UPRIGHT.model_copy(update={"frame": None}))
+    assert torch.equal(prepare(canvas, UPRIGHT), square[:, :, :, 6:34])
+
+
+def test_a_broad_picture_is_made_smaller_until_all_of_it_lies_in_the_frame() -> None:
+    upright = torch.full((1, 40, 40, 3), 255, dtype=torch.uint8)
+    upright[:, :, 8:32] = 90
+    broad = upright.transpose(1, 2).clone()
+    broad[:, 20, 0] = broad[:, 20, -1] = 0  # its ends
+    images = prepare(torch.cat([upright, broad]), UPRIGHT)
+    assert images.shape == (2, 3, 40, 28)
+    assert torch.equal(images[:1], prepare(upright, UPRIGHT)), "others are as they were"
+    assert float(images[1, :, 20, 0].max()) < 0.9 and float(images[1, :, 20, -1].max()) < 0.9
+    assert float(images[1, :, :6].min()) == 1 and float(images[1, :, -6:].min()) == 1
+
+
+def test_a_frame_may_be_flat_too() -> None:
+    flat = PLAIN.model_copy(update={"side": 40, "frame": (20, 40)})
+    tall = torch.full((1, 40, 40, 3), 255, dtype=torch.uint8)
+    tall[:, :, 15:25] = 0
+    image = prepare(tall, flat)[0, 0]
+    assert image.shape == (20, 40) and float(image[0].min()) < 0.1 and float(image[-1].min()) < 0.1
+
+
+def test_pictures_of_any_shape_are_varied_alike() -> None:
+    images_BCHW = torch.rand(32, 3, 44, 30, generator=_generator())
+    varied = augment(images_BCHW, Augmentation(low_quality=1.0), _generator(1))
+    assert varied.shape == images_BCHW.shape and not torch.equal(varied, images_BCHW)
+    assert float(varied.min()) >= 0 and float(varied.max()) <= 1
+
+
 def test_reducing_averages_instead_of_skipping():
     stripes = torch.zeros(1, 3, 64, 64)
     stripes[..., ::2] = 1

@@ -46,20 +46,33 @@ def test_a_tower_that_reads_its_padding_gets_it(text_cfg: dict[str, object]) -> 
 
 
 def test_each_text_is_encoded_once_and_comes_back_in_order() -> None:
-    token_CL = small_clip().tokenize(TEXTS)
-    token_UL, text_C = distinct(token_CL)
-    assert len(token_UL) == 32  # rounded up
+    model = small_clip()
+    token_CL = model.tokenize(TEXTS)
+    parts, text_C = distinct(model.module, token_CL)
+    assert [part.shape for part in parts] == [(32, 8)]  # rounded up
     assert len(set(text_C.tolist())) == 3
-    assert torch.equal(token_UL[text_C], token_CL)
+    assert torch.equal(parts[0][text_C], token_CL[:, :8])
+
+
+def test_short_texts_do_not_wait_for_long_ones() -> None:
+    model = small_clip()
+    short = [f"red bag {number}" for number in range(40)]
+    long = [f"{number} very large red bags with two long handles" for number in range(30)]
+    token_CL = model.tokenize([*long, *short, *long])
+    parts, text_C = distinct(model.module, token_CL)
+    lengths = [part.shape[1] for part in parts]
+    assert [len(part) for part in parts] == [32, 64] and lengths[0] == 8 < lengths[1]
+    features_UD = torch.cat([encode_texts(model.module, part) for part in parts])
+    torch.testing.assert_close(features_UD[text_C], model.module.encode_text(token_CL), rtol=1e-5, atol=1e-6)
 
 
 def test_a_training_meets_few_shapes() -> None:
     model = small_clip()
     for size in (40, 50, 64):
         token_CL = model.tokenize([f"red bag {number}" for number in range(size)] + ["red bag 1"] * 64)
-        token_UL, text_C = distinct(without_padding(model.module, token_CL))
-        assert token_UL.shape == (64, 8)
-        assert torch.equal(token_UL[text_C], token_CL[:, :8])
+        parts, text_C = distinct(model.module, token_CL)
+        assert sum(len(part) for part in parts) == 64
+        assert torch.equal(torch.cat(parts)[text_C], token_CL[:, :8])
 
 
 def test_no_text_is_no_error() -> None:
