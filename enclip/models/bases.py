@@ -51,10 +51,11 @@ def at_side(model: ClipModel, side: int) -> ClipModel:
     """
     old = model.architecture
     vision = {**old.model_cfg["vision_cfg"], "image_size": side}
+    frame = old.preprocessing.frame and _frame(side, old.preprocessing.frame[1] / old.preprocessing.frame[0])
     architecture = old.model_copy(
         update={
             "model_cfg": {**old.model_cfg, "vision_cfg": vision},
-            "preprocessing": old.preprocessing.model_copy(update={"side": side}),
+            "preprocessing": old.preprocessing.model_copy(update={"side": side, "frame": frame}),
         }
     )
     module = build_module(architecture)
@@ -76,22 +77,24 @@ def at_frame(model: ClipModel, aspect: float) -> ClipModel:
     convolutions that start from nothing; a model that has been trained keeps its frame, and so does a tower
     that takes squares alone. What is nearly a square has no frame.
     """
-    side = model.side
-    height, width = _in_steps(side / max(1.0, aspect)), _in_steps(side * min(1.0, aspect))
-    if not model.from_scratch or model.epochs_trained or height * width > MOST_OF_SQUARE * side**2:
+    frame = _frame(model.side, aspect)
+    if not model.from_scratch or model.epochs_trained or frame[0] * frame[1] > MOST_OF_SQUARE * model.side**2:
         return model
     try:
         with torch.inference_mode():
-            model.module.encode_image(torch.zeros(1, 3, height, width, device=model.device))  # type: ignore[operator]
+            model.module.encode_image(torch.zeros(1, 3, *frame, device=model.device))  # type: ignore[operator]
     except (RuntimeError, AssertionError):
         return model
-    preprocessing = model.architecture.preprocessing.model_copy(update={"frame": (height, width)})
+    preprocessing = model.architecture.preprocessing.model_copy(update={"frame": frame})
     architecture = model.architecture.model_copy(update={"preprocessing": preprocessing})
     return replace(model, architecture=architecture, init_id=digest_of(model.module, architecture))
 
 
-def _in_steps(length: float) -> int:
-    return max(FRAME_STEP, math.ceil(round(length / FRAME_STEP, 6)) * FRAME_STEP)
+def _frame(side: int, aspect: float) -> tuple[int, int]:
+    """Height and width in px, the longer one the side."""
+    shorter = side * min(aspect, 1 / aspect)
+    shorter = min(side, max(FRAME_STEP, math.ceil(round(shorter / FRAME_STEP, 6)) * FRAME_STEP))
+    return (side, shorter) if aspect < 1 else (shorter, side)
 
 
 def packaged(name: str) -> Architecture:

@@ -1,6 +1,8 @@
 """What a study is: its question, what it trains, and over how many folds. One typed definition, saved in its report."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
 from enclip.studies.lab import Training
@@ -12,17 +14,49 @@ class Setting(Recipe):
     base: str = Field("tiny", description="Base weights of all trainings.")
     epochs: int = Field(48, ge=1, description="Epochs of each instance of the release.")
     instances: int = Field(1, ge=1, le=16, description="Instances (seeds) of the release, wholly distinct.")
+    plain_epochs: int = Field(0, ge=0, description="Epochs of the one plain run; 0: all of the release's together.")
+    side: int | None = Field(None, gt=0, description="Side of the release's pictures in px, where not the base's.")
+    varied: dict[str, bool | int | float | str] = Field(
+        {}, description="Fields of TrainRecipe in which the release's instances differ from the plain run."
+    )
     offered: int = Field(5, ge=1, description="Last epochs of each instance that may become members.")
     folds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Assignments of groups to splits, with seeds.")
     release: ReleaseRecipe = Field(ReleaseRecipe(), description="How the release is chosen on select.")
 
+    @field_validator("varied")
+    @classmethod
+    def _are_a_recipes(cls, varied: dict[str, Any]) -> dict[str, Any]:
+        asked = TrainRecipe.model_validate(varied).model_dump(include=set(varied))
+        if taken := {"base", "epochs", "instances", "seed"} & set(varied):
+            raise ValueError(f"{', '.join(sorted(taken))}: the setting's own")
+        return asked
+
     def baseline(self, fold: int) -> Training:
-        """One plain cosine run with all of the release's epochs."""
-        return self._training(fold, seed=fold * 100, epochs=self.epochs * self.instances)
+        """One plain cosine run, with all of the release's epochs where its own are not said."""
+        return self._training(fold, seed=fold * 100, epochs=self.plain_epochs or self.epochs * self.instances)
 
     def instance(self, fold: int, number: int) -> Training:
         """One instance of the release."""
-        return self._training(fold, seed=fold * 100 + number, epochs=self.epochs)
+        plain = self._training(fold, seed=fold * 100 + number, epochs=self.epochs)
+        return plain.varied(**self.varied).model_copy(update={"side": self.side})
+
+    def instances_of(self, fold: int) -> list[Training]:
+        """All instances of the release."""
+        return [self.instance(fold, number) for number in range(self.instances)]
+
+    def all_of(self, fold: int) -> list[Training]:
+        """The plain run, the longest, and all instances."""
+        return [self.baseline(fold), *self.instances_of(fold)]
+
+    def said(self) -> str:
+        """What is trained, in a line."""
+        side = f" at {self.side} px" if self.side else ""
+        how = "".join(f", {name} {value}" for name, value in self.varied.items())
+        plain = self.plain_epochs or self.epochs * self.instances
+        return (
+            f"Base `{self.base}`, {self.instances} instances of {self.epochs} epochs{side}{how}, against one plain "
+            f"cosine run of {plain}"
+        )
 
     def little(self, fold: int, share: float) -> Training:
         """One instance on a share of the train split."""

@@ -130,8 +130,10 @@ class Lab:
         self.snapshot = take_snapshot(platform.catalog, platform.blobs).digest
         self._products = load_snapshot(platform.blobs, self.snapshot)
         self._folds: dict[int, Fold] = {}
-        self._root = platform.scratch / "studies" / self.snapshot[:16]
         self._aspect = typical_aspect(self._products, platform.blobs)
+        # What a base from nothing makes of a catalog depends on the shape that it looks at.
+        shape = "" if self._aspect == 1 else f"-{self._aspect:.2f}"
+        self._root = platform.scratch / "studies" / f"{self.snapshot[:16]}{shape}"
         self.device = resolve_device("auto")
 
     @property

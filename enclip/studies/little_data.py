@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from enclip.records import Split
+from enclip.studies.definition import Setting
 from enclip.studies.findings import Fact, Findings
-from enclip.studies.lab import Epoch, best_of
+from enclip.studies.lab import Epoch, Training, best_of
 from enclip.studies.material import Material
 
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
@@ -26,6 +27,11 @@ LEVELS = {
 }
 
 
+def trainings(setting: Setting, fold: int) -> list[Training]:
+    """One for each share, the longest first."""
+    return [setting.little(fold, share) for share in SHARES]
+
+
 def run(material: Material) -> Findings:
     """The same instance on smaller and smaller samples of its train split, each product seen equally often.
 
@@ -34,8 +40,8 @@ def run(material: Material) -> Findings:
     """
     num_products = int(np.sum(material.allowed(Split.TRAIN)))
     systems, facts = {}, {}
-    for share in SHARES:
-        epochs = material.lab.train(material.setting.little(material.world.number, share))[1:]
+    for share, training in zip(SHARES, trainings(material.setting, material.world.number), strict=True):
+        epochs = material.lab.train(training)[1:]
         best, (members, weights) = best_of(epochs), _ensemble(material, epochs)
         systems[named(BEST, share)] = material.ap(material.scores(best))
         systems[named(ENSEMBLE, share)] = material.ap(material.weighted(members, weights))

@@ -46,8 +46,7 @@ class Material:
     @cached_property
     def instances(self) -> list[list[Epoch]]:
         """The epochs of each instance, without the base."""
-        numbers = range(self.setting.instances)
-        return [self.lab.train(self.setting.instance(self.world.number, number))[1:] for number in numbers]
+        return [self.lab.train(training)[1:] for training in self.setting.instances_of(self.world.number)]
 
     @cached_property
     def candidates(self) -> list[Epoch]:

@@ -10,6 +10,7 @@ from enclip.errors import WeightsError
 from enclip.models.checkpoint import read_card
 from enclip.records import overlap
 from enclip.retrieval.ranking import rank
+from enclip.studies.definition import Setting
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.fusion import averageable, greedy_soup, said
 from enclip.studies.lab import Epoch, Training, Trunk, best_of
@@ -18,8 +19,10 @@ from enclip.studies.material import Material, Values
 PLAIN, DISTINCT, BRANCHES = "one plain run", "two distinct runs", "two branches of one trunk"
 SNAPSHOTS, AUGMENTED = "three cycles of one run", "a plain run and one on poorer pictures"
 RESIZED = "a plain run and one on smaller pictures"
+VARIED = "two branches, one of poorer pictures and shorter captions"
 BEST, UNIFORM, GREEDY, SOUP = "best member", "uniform ensemble", "greedy ensemble", "greedy soup"
 CYCLES = 3
+SHORTER = 0.3  # chance that an attribute is left out of a training caption
 POORER = 0.6  # share of training pictures that are blurred, shrunk or made noisy; the recipe's is half of it
 SMALLER = 0.8  # of the base's side
 
@@ -89,16 +92,22 @@ def disagreement(material: Material, parts: Sequence[Sequence[Epoch]]) -> float:
     return float(np.mean(apart)) if apart else 0.0
 
 
+def trainings(setting: Setting, fold: int) -> list[Training]:
+    """One plain run and one in cycles; of half as many epochs two plain ones, and one on poorer pictures."""
+    whole = setting.instance(fold, 0)
+    cyclic = whole.varied(schedule="cyclic", cycles=min(CYCLES, setting.epochs))
+    one = whole.varied(epochs=max(1, setting.epochs // 2))
+    other = one.varied(seed=whole.recipe.seed + 1)
+    return [whole, cyclic, one, other, other.varied(low_quality=POORER)]
+
+
 def ways_of(material: Material) -> tuple[dict[str, Way], dict[str, Fact]]:
     """The same number of epochs, spent in each way, and what a base cannot do. Each offers about as many members."""
     setting, train = material.setting, material.lab.train
-    whole = setting.instance(material.world.number, 0)
-    seed, half, quarter = whole.recipe.seed, max(1, setting.epochs // 2), max(1, setting.epochs // 4)
-    one = whole.varied(epochs=half)
-    other = one.varied(seed=seed + 1)
+    whole, cyclic, one, other, poorer = trainings(setting, material.world.number)
+    half, quarter = one.recipe.epochs, max(1, setting.epochs // 4)
     plain = train(whole)[1:]
-    trunk = plain[half - 1]
-    cyclic = whole.varied(schedule="cyclic", cycles=min(CYCLES, setting.epochs))
+    branches = [branch(plain[half - 1], epochs=quarter, seed=whole.recipe.seed + number) for number in (1, 2)]
 
     def runs(*trainings: Training, before: Iterable[Epoch] = ()) -> Way:
         trained = [train(training)[1:] for training in trainings]
@@ -108,9 +117,12 @@ def ways_of(material: Material) -> tuple[dict[str, Way], dict[str, Fact]]:
     ways = {
         PLAIN: Way(plain, [[epoch] for epoch in plain[-setting.offered :]]),
         DISTINCT: runs(one, other),
-        BRANCHES: runs(*(branch(trunk, epochs=quarter, seed=seed + number) for number in (1, 2)), before=plain[:half]),
+        BRANCHES: runs(*branches, before=plain[:half]),
+        VARIED: runs(
+            branches[0], branches[1].varied(low_quality=POORER, attribute_dropout=SHORTER), before=plain[:half]
+        ),
         SNAPSHOTS: Way(train(cyclic)[1:], [[epoch] for epoch in snapshots(train(cyclic))]),
-        AUGMENTED: runs(one, other.varied(low_quality=POORER)),
+        AUGMENTED: runs(one, poorer),
     }
     try:
         ways[RESIZED] = runs(one, other.model_copy(update={"side": _smaller(plain[0])}))

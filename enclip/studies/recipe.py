@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from enclip.errors import TrainingError
 from enclip.models.bases import load_base
+from enclip.studies.definition import Setting
 from enclip.studies.findings import Fact, Findings
-from enclip.studies.lab import Epoch, best_of
+from enclip.studies.lab import Epoch, Training, best_of
 from enclip.studies.material import Material, Values
 
 Variant = Mapping[str, Any]  # fields of the recipe that differ from the default
@@ -37,6 +40,13 @@ def named(system: str, variant: str) -> str:
 def variants(*, from_scratch: bool) -> Mapping[str, Variant]:
     """The default, and one technique at a time: those that such a base can be trained with."""
     return {**VARIANTS, **(FROM_NOTHING if from_scratch else PRETRAINED)}
+
+
+def trainings(setting: Setting, fold: int) -> list[Training]:
+    """One instance by each variant."""
+    base = load_base(setting.base, seed=0, device=torch.device("cpu"))
+    tried = variants(from_scratch=base.from_scratch)
+    return [setting.instance(fold, 0).varied(**changes) for changes in tried.values()]
 
 
 def run(material: Material) -> Findings:

@@ -38,7 +38,7 @@ class Report:
         }
         # Now: a fold takes hours, in which a checkout moves on.
         self._code = {"git_commit": git_commit(), "code_sha256": code_sha256()}
-        self._wanted = setting.folds
+        self._setting = setting
         known = self._known()
         self.per_query: pd.DataFrame = known[0] if known else pd.DataFrame(columns=list(ABOUT))
         self.facts: dict[str, dict[str, Fact]] = known[1] if known else {}
@@ -167,14 +167,12 @@ class Report:
             found = [str(gains[name][kind]) if name in gains else "" for kind in kinds]
             row: list[Cell] = [self._said(name), *(values[kind] for kind in kinds), *found]
             tables.setdefault(peers[name], []).append(row)
-        setting = self._about["setting"]
-        missing = sorted(set(self._wanted) - set(self.folds))
+        missing = sorted(set(self._setting.folds) - set(self.folds))
         parts = [
             f"# {self._title}\n",
-            f"Study `{self._name}`; made by `enclip study {self._name}`. Base `{setting['base']}`, "
-            f"{setting['instances']} instances of {setting['epochs']} epochs, against one plain cosine run of "
-            f"{setting['instances'] * setting['epochs']}. Folds {', '.join(map(str, self.folds))}, each with its own "
-            "seeds; every choice was made on *select*, every figure is of *gate*: "
+            f"Study `{self._name}`; made by `enclip study {self._name}`. {self._setting.said()}. "
+            f"Folds {', '.join(map(str, self.folds))}, each with its own seeds; every choice was made on *select*, "
+            "every figure is of *gate*: "
             + ", ".join(f"{counts[kind]} {kind} queries" for kind in kinds)
             + ". Means over folds of means over queries; 95% intervals resample folds and, as pairs, queries.\n",
         ]

@@ -23,19 +23,23 @@ from enclip.studies import (
 )
 from enclip.studies.definition import Setting
 from enclip.studies.findings import Findings, rows_of
-from enclip.studies.lab import Lab, Tell
+from enclip.studies.lab import Lab, Tell, Training
 from enclip.studies.material import Material
 from enclip.studies.report import Cross, Effects, Levels, Report
+from enclip.studies.side_by_side import train_side_by_side
 
 
 @dataclass(frozen=True)
 class Study:
     """A question, what answers it in one fold, the gains that bars are set on, and what is shown beside; the fields
     from `headlines` on are those of `Report.write`.
+
+    `trainings` are those of a fold that can be done side by side, before the question is asked.
     """
 
     question: str
     run: Callable[[Material], Findings]
+    trainings: Callable[[Setting, int], list[Training]] = Setting.instances_of
     headlines: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     levels: Levels = field(default_factory=dict)
     by_category: str = ""
@@ -50,6 +54,7 @@ STUDIES: dict[str, Study] = {
     "ensemble": Study(
         "Does the release beat one model that was trained as long?",
         ensemble.run,
+        Setting.all_of,
         {
             "gain_over_best_epoch": (ensemble.RELEASE, ensemble.BASELINE),
             "gain_over_best_member": (ensemble.RELEASE, ensemble.BEST_MEMBER),
@@ -69,6 +74,7 @@ STUDIES: dict[str, Study] = {
     "ablation": Study(
         "What do fine-tuning, ensembling, the bank, attributes, clusters and names each add?",
         ablation.run,
+        Setting.instances_of,
         {
             "gain_of_names_over_bm25": (ablation.HYBRID, ablation.BM25),
             "gain_of_names_over_vectors": (ablation.HYBRID, ablation.VECTORS),
@@ -81,6 +87,7 @@ STUDIES: dict[str, Study] = {
     "low-quality": Study(
         "How does search hold when pictures are poor?",
         low_quality.run,
+        Setting.all_of,
         {
             "gain_at_12_px": low_quality.release_over_baseline("12 px"),
             "gain_at_jpeg_10": low_quality.release_over_baseline("JPEG 10"),
@@ -90,6 +97,7 @@ STUDIES: dict[str, Study] = {
     "little-data": Study(
         "How much data does it take?",
         little_data.run,
+        little_data.trainings,
         {
             "gain_at_10_percent": (
                 little_data.named(little_data.BEST, 0.1),
@@ -105,6 +113,7 @@ STUDIES: dict[str, Study] = {
     "members": Study(
         "What makes members disagree usefully, for the same number of epochs?",
         members.run,
+        members.trainings,
         {
             "gain_of_distinct_runs": (
                 members.named(members.GREEDY, members.DISTINCT),
@@ -120,6 +129,7 @@ STUDIES: dict[str, Study] = {
     "recipe": Study(
         "Which training recipe makes the most of the data?",
         recipe.run,
+        recipe.trainings,
         {
             "gain_over_default": (
                 recipe.named(recipe.BEST, recipe.CHOSEN),
@@ -131,17 +141,20 @@ STUDIES: dict[str, Study] = {
             ),
         },
     ),
-    "cost": Study("What does quality cost: training, index, search?", cost.run, about=cost.ABOUT),
+    "cost": Study("What does quality cost: training, index, search?", cost.run, Setting.all_of, about=cost.ABOUT),
 }
 
 
 def run_study(
-    platform: Platform, name: str, setting: Setting, *, folds: Sequence[int], folder: Path, tell: Tell
+    platform: Platform, name: str, setting: Setting, *, folds: Sequence[int], folder: Path, tell: Tell, jobs: int = 1
 ) -> list[Path]:
     """Run some folds of a study and write its report; the paths.
 
     Trainings and embeddings are cached, and a report that has some of the folds already keeps them: a study
     that was cut off, or is run a fold at a time, goes on.
+
+    Args:
+        jobs: trainings at once, each with its part of the cores.
 
     Raises:
         ConfigError: there is no such study.
@@ -157,6 +170,9 @@ def run_study(
         params={"snapshot": lab.snapshot, **setting.model_dump(mode="json", exclude={"release"})},
         tags={"question": study.question},
     )
+    if jobs > 1:
+        trainings = [training for fold in folds for training in study.trainings(setting, fold)]
+        train_side_by_side(platform.settings, trainings, jobs=jobs, tell=tell)
     paths: list[Path] = []
     for fold in folds:
         tell(f"{name}, fold {fold}")

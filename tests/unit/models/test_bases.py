@@ -117,6 +117,8 @@ def test_convolutions_from_nothing_look_at_the_shape_that_pictures_have(
     framed = at_frame(model, aspect)
     assert framed.architecture.preprocessing.frame == frame
     assert (framed.init_id == model.init_id) == (frame is None), "averaging refuses another shape"
+    if frame:
+        assert at_side(framed, 16).architecture.preprocessing.frame == (frame[0] // 2, frame[1] // 2)
     trained = replace(model, epochs_trained=3)
     assert at_frame(trained, aspect) is trained, "what it looks at it has learnt"
 

@@ -283,7 +283,7 @@ def test_trainings_from_before_a_technique_are_found(platform: Platform) -> None
         "b3018192daec8614d98b": setting.little(1, 0.25),
         "a53922a3f0bd181a5449": Training(recipe=TrainRecipe(low_quality=0.6, loss="sigmoid")),
     }
-    root = platform.scratch / "studies" / lab.snapshot[:16]
+    root = platform.scratch / "studies" / f"{lab.snapshot[:16]}-0.75"  # of upright pictures
     for name, training in wanted.items():
         (root / name).mkdir(parents=True)
         (root / name / "epochs.json").write_text("[]")

@@ -1,0 +1,51 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enclip.config import Settings
+from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.platform import Platform, open_platform
+from enclip.studies.definition import Setting
+from enclip.studies.lab import Lab
+from enclip.studies.run import STUDIES
+from enclip.studies.side_by_side import train_side_by_side
+
+from .conftest import Ran
+
+
+@pytest.fixture(scope="module")
+def other_home(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    """The same catalog, of which nothing has been trained."""
+    opened = open_platform(Settings(ENCLIP_HOME=tmp_path_factory.mktemp("side-by-side")))
+    ingest_source(opened, str(platform.settings.home.parent / "drawn"))
+    return opened
+
+
+def test_trainings_at_once_are_those_of_one_after_the_other(
+    platform: Platform, other_home: Platform, setting: Setting
+) -> None:
+    told: list[str] = []
+    impossible = setting.instance(0, 0).varied(focus=("No such category",))
+    wanted = setting.instances_of(0)
+    train_side_by_side(other_home.settings, [*wanted, impossible, wanted[0]], jobs=2, tell=told.append)
+    assert sum("epoch 2:" in line for line in told) == len(wanted)
+    assert [line for line in told if "left out: Only 0 products" in line]
+    again = Lab(other_home, tell=told.append)
+    before = len(told)
+    for training in wanted:
+        here, there = again.train(training), Lab(platform).train(training)
+        assert [epoch.quality for epoch in here] == pytest.approx([epoch.quality for epoch in there], abs=0.05)
+    assert len(told) == before, "found, not trained again"
+
+
+@pytest.mark.parametrize(("name", "count"), [("ensemble", 3), ("little-data", 5), ("recipe", 10), ("ablation", 2)])
+def test_a_study_names_all_trainings_that_it_asks_for(
+    platform: Platform, setting: Setting, run: Callable[..., Ran], name: str, count: int, tmp_path: Path
+) -> None:
+    fold = 2
+    trainings = STUDIES[name].trainings(setting, fold)
+    assert len(set(trainings)) == count and {training.fold for training in trainings} == {fold}
+    for training in trainings:
+        Lab(platform).train(training)
+    assert run(name, tmp_path, folds=(fold,)).trained == []
