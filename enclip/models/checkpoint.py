@@ -73,8 +73,10 @@ def save_checkpoint(folder: Path, model: ClipModel, *, pixel_side: int, base: Pa
         folder.mkdir(parents=True, exist_ok=True)
         if base and delta:
             save_file(_on_host(changes(model.module)), temporary, metadata={BASE: delta.base_sha256})
-            (folder / BASE).unlink(missing_ok=True)
-            (folder / BASE).symlink_to(os.path.relpath(base, folder))
+            link = folder / BASE
+            if link.is_symlink() or not link.exists():  # else a copy, as some tools make of a link
+                link.unlink(missing_ok=True)
+                link.symlink_to(os.path.relpath(base, folder))
         else:
             save_file(state_of(model.module), temporary)
         sha256 = file_sha256(temporary)

@@ -69,7 +69,7 @@ def fit(
     finished epoch with batches half as large, and twice as many of them in a step.
 
     Args:
-        model: the base; its weights are trained in place.
+        model: the base; its weights are trained in place, or get their updates there.
         state_dir: of this instance alone: `state.pt` and `epoch-NN/`.
         validate: figures of a model in eval mode; early stopping reads `val_map_at_10` of them.
 

@@ -338,6 +338,17 @@ def test_a_state_folder_can_be_moved(trained: list[EpochResult], tmp_path: Path)
     assert all(torch.equal(value, state[name]) for name, value in _state(trained[2].folder).items())
 
 
+def test_a_copy_of_the_base_in_a_links_place_is_as_good(
+    trained: list[EpochResult], shapes: TrainingData, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(trained[0].folder.parent, tmp_path / "copied"))
+    assert not (copied / "epoch-02" / BASE).is_symlink()
+    (copied / "state.pt").unlink()
+    again = train(shapes, copied)
+    assert [result.weights_sha256 for result in again] == [result.weights_sha256 for result in trained]
+    assert _state(copied / "epoch-02").keys() == _state(trained[2].folder).keys()
+
+
 def _state(folder: Path) -> dict[str, torch.Tensor]:
     return read_weights(folder, read_card(folder))
 
