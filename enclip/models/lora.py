@@ -8,7 +8,7 @@ zero, so that the start is the base. Every matrix of both towers has an update, 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ DOWN, UP = "lora_A", "lora_B"  # what a matrix's name ends in where its update i
 
 # What open_clip and timm call positions, which are parameters of the towers there.
 _POSITIONS = re.compile(r"embed|pos")
-_UPDATED = "parametrizations."  # in a name of torch's for what lies behind a matrix
 
 
 class LowRank(nn.Module):
@@ -69,8 +68,8 @@ def composed(module: nn.Module) -> dict[str, Tensor]:
 
     A matrix whose update is still zero is the original bit for bit, its negative zeros too.
     """
-    state = {name: value for name, value in module.state_dict().items() if _UPDATED not in name}
-    for name, weight, update in _updates(module):
+    state, updates = _apart(module)
+    for name, weight, update in updates:
         state[name] = update(weight) if update.B.any() else weight
     return state
 
@@ -78,10 +77,11 @@ def composed(module: nn.Module) -> dict[str, Tensor]:
 def changes(module: nn.Module) -> dict[str, Tensor]:
     """What training may have changed since `attach`: the updates' halves, what is trained whole, and statistics."""
     frozen = {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
-    state = {name: value for name, value in module.state_dict().items() if _UPDATED not in name and name not in frozen}
-    for name, _, update in _updates(module):
-        state |= {f"{name}.{DOWN}": update.A, f"{name}.{UP}": update.B}
-    return state
+    state, updates = _apart(module)
+    kept = {name: value for name, value in state.items() if name not in frozen}
+    for name, _, update in updates:
+        kept |= {f"{name}.{DOWN}": update.A, f"{name}.{UP}": update.B}
+    return kept
 
 
 def compose(base: Mapping[str, Tensor], changed: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
@@ -100,13 +100,17 @@ def compose(base: Mapping[str, Tensor], changed: Mapping[str, Tensor], *, alpha:
     return state
 
 
-def _updates(module: nn.Module) -> Iterator[tuple[str, Tensor, LowRank]]:
-    """Name, original and update of each matrix that has one."""
+def _apart(module: nn.Module) -> tuple[dict[str, Tensor], list[tuple[str, Tensor, LowRank]]]:
+    """Parameters and statistics that have no update, by name; and of those that have one name, original and update."""
+    state, updates = dict(module.state_dict()), []
     for path, owner in module.named_modules():
         if parametrize.is_parametrized(owner):
             for attribute, behind in owner.parametrizations.items():
-                (update,) = behind
-                yield f"{path}.{attribute}".removeprefix("."), behind.original, update
+                if isinstance(update := behind[0], LowRank):  # a tower may have parametrizations of its own
+                    for part in ("original", "0.A", "0.B"):
+                        del state[f"{path}.parametrizations.{attribute}.{part}".removeprefix(".")]
+                    updates.append((f"{path}.{attribute}".removeprefix("."), behind.original, update))
+    return state, updates
 
 
 def _shape(weight: Tensor) -> tuple[int, int]:

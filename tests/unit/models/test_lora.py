@@ -166,6 +166,15 @@ def test_a_matrix_that_two_layers_share_is_trained_whole() -> None:
     assert set(changes(both)) == {"0.weight", "1.weight", "0.bias", "1.bias"}
 
 
+def test_a_layer_with_a_parametrization_of_its_own_is_stored_as_ever() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(20, 20))
+    before = layer.state_dict()
+    assert composed(layer).keys() == before.keys()
+    attach(layer, 2, seed=0)
+    found = composed(layer)
+    assert found.keys() == before.keys() and all(torch.equal(found[name], value) for name, value in before.items())
+
+
 def test_the_random_halves_follow_from_the_seed() -> None:
     first, again, other = (pretrained() for _ in range(3))
     for model, seed in ((first, 3), (again, 3), (other, 4)):
