@@ -37,7 +37,10 @@ class TrainRecipe(Recipe):
     )
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before one step.")
     learning_rate: float = Field(
-        0.0, ge=0, description="Peak learning rate; 0: 1e-3 from nothing, 1e-5 from pretrained weights."
+        0.0,
+        ge=0,
+        description="Peak learning rate; 0: 1e-3 from nothing, 1e-5 from pretrained weights, ten times as much with "
+        "lora_rank.",
     )
     weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay on matrices.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
@@ -86,6 +89,13 @@ class TrainRecipe(Recipe):
         description="Learning rate of each block of a tower over that of the block above it, for pretrained bases; "
         "1: the same for all.",
     )
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="Rank of the updates (LoRA) that are trained in the place of whole matrices, for pretrained bases; "
+        "an epoch then stores these alone; 0: whole matrices.",
+    )
     device: Device = Field("auto", description="auto takes CUDA where there is one.")
 
     @property
@@ -98,7 +108,14 @@ class TrainRecipe(Recipe):
 
 
 # What trains as before the field was there. Not the field's default, which a study may change.
-ADDED_LATER = {"ema": 0.0, "mix": 0.0, "attribute_dropout": 0.0, "hard_negatives": 0.0, "layer_decay": 1.0}
+ADDED_LATER = {
+    "ema": 0.0,
+    "mix": 0.0,
+    "attribute_dropout": 0.0,
+    "hard_negatives": 0.0,
+    "layer_decay": 1.0,
+    "lora_rank": 0,
+}
 
 
 class ReleaseRecipe(Recipe):

@@ -19,7 +19,8 @@ _STEM = re.compile(r"embed|token|stem|cls_|ln_pre|norm_pre|(?:^|\.)(?:conv|bn)\d
 def make_optimizer(towers: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices and kernels alone, as CLIP has it.
 
-    Each group's `share` is its part of the learning rate.
+    Both halves of a low-rank update are matrices: their decay pulls back to the base, not to zero. Each group's
+    `share` is its part of the learning rate.
     """
     shares = layer_shares(towers, recipe.layer_decay)
     trained = [(shares[name], value) for name, value in towers.named_parameters() if value.requires_grad]

@@ -9,6 +9,7 @@ FROM_NOTHING = 1e-3
 FROM_OWN_WEIGHTS = 3e-4  # a small network trained from nothing, taken up again
 FROM_PRETRAINED = 1e-5  # FLYP, Goyal et al., arXiv 2212.00638
 
+LOW_RANK = 10  # times as much for low-rank updates (Schulman et al., LoRA Without Regret, 2025)
 LAST = 0.01  # of the peak, at the end of each cosine
 
 
@@ -16,9 +17,10 @@ def peak_learning_rate(recipe: TrainRecipe, model: ClipModel) -> float:
     """The recipe's, or what the weights at the start want."""
     if recipe.learning_rate:
         return recipe.learning_rate
-    if not model.from_scratch:
-        return FROM_PRETRAINED
-    return FROM_OWN_WEIGHTS if model.epochs_trained else FROM_NOTHING
+    whole = FROM_PRETRAINED
+    if model.from_scratch:
+        whole = FROM_OWN_WEIGHTS if model.epochs_trained else FROM_NOTHING
+    return whole * LOW_RANK if recipe.lora_rank else whole
 
 
 def learning_rate(recipe: TrainRecipe, peak: float, *, step: int, steps: int) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 
 from enclip.errors import DeviceError, TrainingError
 from enclip.models.architecture import Preprocessing
@@ -22,6 +23,7 @@ from enclip.models.clip import ClipModel
 from enclip.models.device import autocast, is_out_of_memory, short_attention
 from enclip.models.distributed import current, from_first
 from enclip.models.ema import moving_average
+from enclip.models.lora import attach
 from enclip.models.loss import Batch, contrastive_loss, similarities
 from enclip.models.mixing import is_mixed, mix
 from enclip.models.optimizer import make_optimizer
@@ -61,25 +63,34 @@ def fit(
     results; the first one validates and writes.
 
     With `ema`, what is validated and written is the moving average; `model` goes on with its own weights.
+    With `lora_rank`, epochs after the base are written as what they change of it (`checkpoint.py`).
 
     Where the device has no memory for a batch, a process that trains alone goes on from the last
     finished epoch with batches half as large, and twice as many of them in a step.
 
     Args:
-        model: the base; its weights are trained in place.
+        model: the base; its weights are trained in place, or get their updates there.
         state_dir: of this instance alone: `state.pt` and `epoch-NN/`.
         validate: figures of a model in eval mode; early stopping reads `val_map_at_10` of them.
 
     Raises:
-        TrainingError: the loss is not a number, there is nothing to train on, or `state_dir` holds
-            another training.
+        TrainingError: the loss is not a number, there is nothing to train on, `state_dir` holds
+            another training, or low-rank updates are asked for of random weights.
         DeviceError: the device has no memory left, not even for a batch of two products.
     """
+    name = fingerprint(model, data, recipe, instance=instance)
+    if recipe.lora_rank:
+        if model.from_scratch and not model.epochs_trained:
+            raise TrainingError(
+                f"lora_rank={recipe.lora_rank} trains small changes of a base, and this one starts from nothing.",
+                remedy="Use lora_rank=0, or a pretrained base.",
+            )
+        attach(model.module, recipe.lora_rank, seed=recipe.seed + instance)
     attempt = partial(
         _fit,
         model,
         data,
-        name=fingerprint(model, data, recipe, instance=instance),
+        name=name,
         instance=instance,
         device=device,
         state_dir=state_dir,
@@ -171,7 +182,12 @@ def _fit(
                 instance=instance,
                 epoch=epoch,
                 folder=folder,
-                weights_sha256=save_checkpoint(folder, trained, pixel_side=data.pixels.shape[1]),
+                weights_sha256=save_checkpoint(
+                    folder,
+                    trained,
+                    pixel_side=data.pixels.shape[1],
+                    base=results[0].folder if recipe.lora_rank and results else None,
+                ),
                 metrics=figures,
                 seconds=time.monotonic() - began,
             )
@@ -269,9 +285,10 @@ class Towers(nn.Module):
 
     def forward(self, images_BCHW: Tensor, part_ULs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """`image_BD` and `text_UD` of unit norm in float32, the texts' parts one behind the other, scale and bias."""
-        image_BD = self.clip.encode_image(images_BCHW)  # type: ignore[operator]
-        with short_attention(images_BCHW.device):
-            text_UD = torch.cat([encode_texts(self.clip, token_UL) for token_UL in part_ULs])
+        with parametrize.cached():  # low-rank updates are added once, not for each part of the texts
+            image_BD = self.clip.encode_image(images_BCHW)  # type: ignore[operator]
+            with short_attention(images_BCHW.device):
+                text_UD = torch.cat([encode_texts(self.clip, token_UL) for token_UL in part_ULs])
         bias = self.bias if self.bias is not None else getattr(self.clip, "logit_bias", None)
         return _unit(image_BD), _unit(text_UD), self.log_scale.exp(), bias
 

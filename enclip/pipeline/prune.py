@@ -23,7 +23,7 @@ from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import aliases_held
 from enclip.pipeline.runs import VALID_ID, ChoiceStep, Plan, RunFolder, StudentStep
 from enclip.recipes import Retention
-from enclip.registry import EPOCH_MODEL, RELEASE_MODEL, Registry, StoredVersion
+from enclip.registry import EPOCH_MODEL, LINKED, RELEASE_MODEL, Registry, StoredVersion
 from enclip.release import Member
 
 Kind = Literal["releases", "epochs", "embeddings", "working files"]
@@ -36,7 +36,10 @@ KINDS: dict[Kind, str] = {
 MARKED_AT_ONCE = 20  # releases, while no alias may move and nobody else writes to an embedded database
 # What a run leaves for its own later steps: in the blob store, and in scratch where it trained.
 _BLOBS = ("embeddings/", "names/", "students/")
-_SCRATCH = ("training/*", "releases/*", "soups/*", "students/*", "pixels/*", f"registry/*/{TEMPORARY}*")
+_SCRATCH = (
+    *("training/*", "releases/*", "soups/*", "students/*", "pixels/*"),
+    *(f"registry/*/{TEMPORARY}*", f"registry/{LINKED}/*"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,9 @@ def prune(
     """Delete what nobody goes back to; with `dry_run`, only say what that is. Killed at any point, run it again.
 
     A release keeps its files where an alias or a run of late names it, where it is young or among the newest, or where
-    gates compare with it, as the year's best, or will. An epoch keeps its weights where it is young, or where such a
-    release or a run of late has it, be it in a soup. Releases are marked while no promotion moves an alias.
+    gates compare with it, as the year's best, or will. An epoch keeps its weights where it is young, where such a
+    release or a run of late has it, be it in a soup, or where an epoch that is kept is a delta of it. Releases are
+    marked while no promotion moves an alias.
 
     Raises:
         RegistryError: the registry does not answer, keeps files that it was told to delete, or has lost a release that
@@ -96,6 +100,8 @@ def prune(
     old = [release for release in releases if release.version in gone]
     kept = {release.version for release in releases} - gone
     used = _used_epochs(registry, kept, runs)
+    needed = [epoch for epoch in epochs if epoch.version in used or epoch.created_at >= since]
+    used |= _known(*(epoch.delta_of for epoch in needed if not epoch.is_pruned))
     unused = [epoch for epoch in epochs if epoch.version not in used and epoch.created_at < since]
     files = [
         *(_files_of(registry, "releases", release) for release in old if not release.is_freed),

@@ -3,6 +3,7 @@
     mlflow.pyfunc.load_model("models:/enclip-epoch/3").predict(pandas.DataFrame({"text": ["navy blue shirt"]}))
 
 Each row holds `text` or `image` (base64); the answer is float32 `[rows, dim]` of unit norm.
+The base of an epoch that is a delta comes from the registry that the epoch was loaded from.
 """
 
 from typing import Any
@@ -18,15 +19,21 @@ class EpochModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the safetensors checkpoint; MLflow calls this by the parameter's name."""
+        import tempfile
         from pathlib import Path
+
+        import mlflow
 
         from enclip.models.checkpoint import load_checkpoint, read_card
         from enclip.models.clip import ClipEncoder
         from enclip.models.device import resolve_device
+        from enclip.registry import Registry
 
-        folder = Path(context.artifacts["checkpoint"])
-        self._encoder = ClipEncoder(load_checkpoint(folder, device=resolve_device("auto")))
-        self._pixel_side = read_card(folder).pixel_side
+        with tempfile.TemporaryDirectory(prefix="enclip-base-") as downloads:
+            registry = Registry(mlflow.get_tracking_uri(), None, Path(downloads))
+            folder = registry.with_base(Path(context.artifacts["checkpoint"]))
+            self._encoder = ClipEncoder(load_checkpoint(folder, device=resolve_device("auto")))
+            self._pixel_side = read_card(folder).pixel_side
 
     def predict(self, model_input: pd.DataFrame) -> Any:  # type: ignore[override]  # MLflow lets context go
         """Embeddings of the rows, in order. Raises QueryError for a row with neither or both."""

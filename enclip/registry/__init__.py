@@ -4,6 +4,7 @@ The only room that imports MLflow (beside `enclip.pyfunc`, the code that MLflow 
 """
 
 from enclip.registry.names import CHALLENGER, CHAMPION, EPOCH_MODEL, EXPERIMENT, PREVIOUS, RELEASE_MODEL
+from enclip.registry.packages import LINKED
 from enclip.registry.pruning import StoredVersion
 from enclip.registry.registry import Registry
 from enclip.registry.releases import ReleaseVersion
@@ -13,6 +14,7 @@ __all__ = [
     "CHAMPION",
     "EPOCH_MODEL",
     "EXPERIMENT",
+    "LINKED",
     "PREVIOUS",
     "RELEASE_MODEL",
     "Registry",

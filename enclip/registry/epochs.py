@@ -39,7 +39,8 @@ def log_epoch(
     parent = connection.client.get_run(mlflow_run_id)
     run_id = parent.data.tags[names.RUN_ID]
     weights = file_sha256(folder / WEIGHTS_FILE)
-    for known in _versions(connection, run_id, pruned=False):
+    before = _versions(connection, run_id, pruned=False)
+    for known in before:
         if (known.instance, known.epoch, known.weights_sha256) == (instance, epoch, weights):
             return replace(known, map_at_10=_map_at_10(metrics), metrics=names.finite(metrics))
     model = _model_facts(folder)
@@ -56,6 +57,16 @@ def log_epoch(
     }
     if parent_version is not None:
         tags[names.PARENT_VERSION] = str(parent_version)
+    if changed := base_weights(folder):
+        base_versions = [
+            known.version for known in before if (known.instance, known.weights_sha256) == (instance, changed)
+        ]
+        if not base_versions:
+            raise WeightsError(
+                f"{folder} has only what changed from the weights {changed[:12]}…, and run {run_id} has none such.",
+                remedy="Register epoch 0 of the same training first.",
+            )
+        tags[names.DELTA_OF] = str(max(base_versions))
     # The UI's charts label a bar by the model's name, so the name says which epoch it is.
     name = f"i{instance}-e{epoch:02d}-{run_id}"
     what = f"Epoch {epoch} of instance {instance}"
@@ -116,6 +127,31 @@ def epoch_version(connection: Connection, version: int) -> EpochVersion:
     return _record(found, {metric.key: metric.value for metric in model.metrics or []})
 
 
+def base_weights(folder: Path) -> str:
+    """SHA-256 of the weights of which a checkpoint's folder has only the changes; "" where it has all."""
+    delta = _card(folder).get("delta")
+    return str(delta["base_sha256"]) if delta else ""
+
+
+def source_of(connection: Connection, weights_sha256: str) -> str:
+    """The source of a version with these weights that has its files. Raises WeightsError where there is none."""
+    found = all_pages(
+        lambda token: connection.client.search_logged_models(
+            [connection.experiment_id],
+            filter_string=f"tags.`{names.WEIGHTS}` = {names.quoted(weights_sha256)}",
+            page_token=token,
+        )
+    )
+    model_id = whole_model(found)
+    if model_id is None:
+        raise WeightsError(
+            f"No version of {names.EPOCH_MODEL} has the weights {weights_sha256[:12]}… any more, of which an epoch has "
+            f"only the changes.",
+            remedy="Restore that epoch 0 in MLflow, or name another release.",
+        )
+    return f"models:/{model_id}"
+
+
 def _versions(
     connection: Connection,
     run_id: str,
@@ -139,10 +175,18 @@ def _map_at_10(metrics: Mapping[str, float]) -> float:
 
 def _model_facts(folder: Path) -> dict[str, Any]:
     """What the checkpoint's `model.json` says. Raises WeightsError where it is missing or incomplete."""
+    facts = _card(folder)
     try:
-        facts = json.loads((folder / MODEL_FILE).read_bytes())
         return {"init_id": facts["init_id"], "dim": int(facts["dim"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{folder / MODEL_FILE} does not describe a checkpoint: {error!r}.") from error
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """The checkpoint's `model.json`. Raises WeightsError where it is missing or none."""
+    try:
+        return dict(json.loads((folder / MODEL_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         raise WeightsError(f"{folder / MODEL_FILE} does not describe a checkpoint: {error!r}.") from error
 
 

@@ -26,6 +26,7 @@ INIT_ID = "enclip.init_id"
 DIM = "enclip.dim"
 BASE = "enclip.base"
 INGREDIENTS = "enclip.ingredients"  # only of a soup
+DELTA_OF = "enclip.delta_of"  # only of a delta: the version whose weights it changes, and needs
 PARENT_VERSION = "enclip.parent_version"
 CONTENT = "enclip.content"
 PRUNED = "enclip.pruned"  # when its files were given up; nobody may rely on them from then on

@@ -4,6 +4,7 @@ No pickle anywhere: the model is a source file (models-from-code) plus the folde
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,10 +14,13 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from enclip.blobs import TEMPORARY, writing
 from enclip.errors import RegistryError, ReleaseError
 from enclip.registry import names
 from enclip.registry.connection import Connection
 
+BASE_FOLDER = "base"  # in a delta's folder: the checkpoint that it changes, which is a package of its own
+LINKED = "linked"  # folder of the cache: deltas with links to their bases
 PYFUNC = Path(__file__).parent.parent / "pyfunc"
 _CODE = {"checkpoint": "epoch.py", "release": "release.py"}
 # Given, because inferring them costs MLflow 10 to 20 s a model. ENCLIP itself is not listed: it is on
@@ -142,6 +146,21 @@ def download_of(source: str, kind: str, cache: Path) -> Path:
     return cache / kind / model_id_of(source)
 
 
+def with_link(folder: Path, base: Path, target: Path) -> Path:
+    """A folder of links: to all in a package's folder, and to its base.
+
+    Not in the package's own folder, which may be the store's. They are made anew each time: the package may lie
+    elsewhere than the last time.
+    """
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for name, path in {**{path.name: path for path in folder.iterdir()}, BASE_FOLDER: base}.items():
+            temporary = target / f"{TEMPORARY}{secrets.token_hex(4)}"
+            temporary.symlink_to(path.absolute())
+            temporary.replace(target / name)
+    return target
+
+
 def discard_download(folder: Path) -> None:
     """Remove a package from the cache; from the first moment nobody finds it there."""
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
@@ -166,7 +185,7 @@ def _local_path(location: str) -> Path | None:
 
 
 def _link_tree(folder: Path, target: Path) -> None:
-    """The folder's files under another name, hard-linked where the file system lets us."""
+    """The folder's files under another name, hard-linked where the file system lets us; without a delta's base."""
 
     def link(source: str, destination: str) -> None:
         try:
@@ -174,7 +193,7 @@ def _link_tree(folder: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(source, destination)
 
-    shutil.copytree(folder, target, copy_function=link, ignore=shutil.ignore_patterns(".tmp-*"))
+    shutil.copytree(folder, target, copy_function=link, ignore=shutil.ignore_patterns(".tmp-*", BASE_FOLDER))
 
 
 def _contract(kind: str) -> tuple[Any, Any]:

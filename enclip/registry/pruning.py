@@ -31,6 +31,7 @@ class StoredVersion:
     created_at: datetime
     is_pruned: bool  # its files go, or have gone: nobody may rely on them
     is_freed: bool  # they have gone, all of them
+    delta_of: int | None = None  # the version without whose files its own are of no use
 
     @property
     def folder(self) -> str:
@@ -54,6 +55,7 @@ def stored_versions(connection: Connection, model: str) -> list[StoredVersion]:
             created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
             is_pruned=names.PRUNED in version.tags,
             is_freed=names.FREED in version.tags,
+            delta_of=int(version.tags[names.DELTA_OF]) if names.DELTA_OF in version.tags else None,
         )
         for version in found
         if version.source in locations

@@ -10,8 +10,8 @@ from enclip.errors import RegistryError, ReleaseError, WeightsError
 from enclip.records import EpochVersion
 from enclip.registry import names, pruning, releases, runs
 from enclip.registry.connection import Connection
-from enclip.registry.epochs import WEIGHTS_FILE, epoch_version, epochs_of, log_epoch
-from enclip.registry.packages import discard_download, download_of, fetch_package
+from enclip.registry.epochs import WEIGHTS_FILE, base_weights, epoch_version, epochs_of, log_epoch, source_of
+from enclip.registry.packages import BASE_FOLDER, LINKED, discard_download, download_of, fetch_package, with_link
 from enclip.registry.pruning import StoredVersion
 from enclip.registry.releases import ReleaseVersion
 from enclip.registry.runs import RunStatus
@@ -103,7 +103,8 @@ class Registry:
 
         Args:
             mlflow_run_id: of the retraining; the instance gets a run of its own below it.
-            folder: `weights.safetensors`, and `model.json` with `init_id` and `dim`.
+            folder: `weights.safetensors`, and `model.json` with `init_id` and `dim`. Of a delta the base, epoch 0 of
+                the same instance, must be registered before; the delta's version names it, and is stored without.
             metrics: named as MLflow names them; `val_map_at_10` becomes the version's mAP@10.
             snapshot: digest of the snapshot it was trained on, with `num_products` of its products.
             base: the base weights' name, for people.
@@ -136,10 +137,11 @@ class Registry:
             return epoch_version(self._connection, version)
 
     def fetch_epoch(self, source: str) -> Path:
-        """A local folder with an epoch's `weights.safetensors` and `model.json`.
+        """A local folder with an epoch's `weights.safetensors` and `model.json`; with its base, where it is a delta.
 
         Raises:
-            WeightsError: the weights are not those that were registered. ReleaseError: they were pruned.
+            WeightsError: the weights, or the base's, are not those that were registered, or the base is gone.
+            ReleaseError: the weights were pruned.
         """
 
         def check(folder: Path, model: Any) -> None:
@@ -150,7 +152,20 @@ class Registry:
                     remedy="Restore the file, or roll back to a release without this member.",
                 )
 
-        return self._fetch(source, names.CHECKPOINT, check)
+        return self.with_base(self._fetch(source, names.CHECKPOINT, check))
+
+    def with_base(self, folder: Path) -> Path:
+        """The checkpoint of a folder in one that has its base too; the same folder where it needs none, or has it.
+
+        Raises:
+            WeightsError: no version has the base's weights, or the checkpoint's card cannot be read.
+        """
+        weights = base_weights(folder)
+        if not weights or (folder / BASE_FOLDER).is_dir():
+            return folder
+        with self._connection.asking("look for base weights in"):
+            source = source_of(self._connection, weights)
+        return with_link(folder, self.fetch_epoch(source), self._cache / LINKED / file_sha256(folder / WEIGHTS_FILE))
 
     # Releases
 

@@ -29,7 +29,10 @@ VARIANTS: Mapping[str, Variant] = {
     "60% of pictures made poor": {"low_quality": 0.6},
 }
 FROM_NOTHING: Mapping[str, Variant] = {"learning rate 2e-3": {"learning_rate": 2e-3}}  # twice the default
-PRETRAINED: Mapping[str, Variant] = {"layer decay 0.75": {"layer_decay": 0.75}}
+PRETRAINED: Mapping[str, Variant] = {
+    "updates of rank 16": {"lora_rank": 16},
+    "layer decay 0.75": {"layer_decay": 0.75},
+}
 
 
 def named(system: str, variant: str) -> str:

@@ -14,15 +14,19 @@ import pytest
 
 from enclip.pipeline.members import member_of
 from enclip.registry import Registry
-from enclip.release import ClusterSettings, Manifest, write_manifest
+from enclip.release import ClusterSettings, Manifest, file_sha256, write_manifest
 from tests.conftest import free_port
 
 
-def checkpoint_folder(folder: Path, content: str) -> Path:
-    """A checkpoint's folder; the registry looks at names and bytes only."""
+def checkpoint_folder(folder: Path, content: str, base: Path | None = None) -> Path:
+    """A checkpoint's folder, or a delta's; the registry looks at names and bytes only."""
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(content.encode() * 1000)
-    (folder / "model.json").write_text(json.dumps({"dim": 8, "init_id": "init"}))
+    card: dict[str, object] = {"dim": 8, "init_id": "init"}
+    if base is not None:
+        card["delta"] = {"base_sha256": file_sha256(base / "weights.safetensors"), "alpha": 32.0}
+        (folder / "base").symlink_to(base)
+    (folder / "model.json").write_text(json.dumps(card))
     return folder
 
 
@@ -60,7 +64,7 @@ def release_folder(
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint() -> Callable[[Path, str], Path]:
+def make_checkpoint() -> Callable[..., Path]:
     return checkpoint_folder
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from enclip.cli import app
 from enclip.errors import RegistryError, ReleaseError
 from enclip.ledger import Promotion, PromotionRow
+from enclip.pipeline.members import member_of
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import previous_release, promote, promote_by_hand, set_challenger
 from enclip.pipeline.prune import prune
@@ -25,7 +26,7 @@ from enclip.release import Ingredient, Manifest, read_manifest, write_manifest
 from tests.integration.faults.world import copy_home, open_home
 
 MakeRelease = Callable[..., tuple[str, Manifest]]
-MakeCheckpoint = Callable[[Path, str], Path]
+MakeCheckpoint = Callable[..., Path]
 SOON = datetime.now(UTC) + timedelta(days=60)
 # Release 3 is champion, 2 was before, 1 had the best mAP@10, 4 is the challenger; nobody needs 5, and 6 is the newest.
 FIGURES = {1: "0.42", 2: "0.31", 3: "0.30"}
@@ -204,6 +205,48 @@ def test_a_run_of_late_keeps_what_it_was_planned_with(platform: Platform, make_c
         os.utime(path, (0, 0))
     assert UNUSED not in prune(platform, Retention(keep_releases=1)).kept
     assert base.version not in have_files(platform, EPOCH_MODEL)
+
+
+def test_a_delta_that_is_kept_keeps_its_base(platform: Platform, make_checkpoint: MakeCheckpoint) -> None:
+    """Epochs 0 to 2 of one training, of which a run of late has chosen the last; then nobody needs any of them."""
+    registry = platform.registry
+    run = registry.open_run("deltas", kind="retrain", params={})
+    home = platform.settings.home
+    base = make_checkpoint(home / "base", "base")
+    folders = [base, *(make_checkpoint(home / str(epoch), f"delta {epoch}", base) for epoch in (1, 2))]
+    whole, unused, chosen = (
+        registry.log_epoch(run, folder, instance=0, epoch=epoch, metrics={}, snapshot="5" * 64, num_products=20)
+        for epoch, folder in enumerate(folders)
+    )
+    RunFolder(platform.blobs, "deltas").write("plan", a_plan("deltas", "5" * 64))
+    choice = ChoiceStep(members=(member_of(chosen, 8),), candidates=(), best_member=0, chosen_because="")
+    RunFolder(platform.blobs, "deltas").write("choose", choice)
+    linked = registry.fetch_epoch(chosen.source)
+    _make_older(platform, days=90)
+    prune(platform, Retention(keep_releases=1))
+    assert have_files(platform, EPOCH_MODEL) >= {whole.version, chosen.version}
+    assert unused.version not in have_files(platform, EPOCH_MODEL)
+    assert (open_home(home).registry.fetch_epoch(chosen.source) / "base").is_dir()
+
+    for path in (home / "store" / "runs").rglob("*"):
+        os.utime(path, (0, 0))
+    for path in (linked, *linked.iterdir()):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    prune(platform, Retention(keep_releases=1))
+    assert not have_files(platform, EPOCH_MODEL) & {whole.version, unused.version, chosen.version}
+    assert not linked.exists()
+
+
+def test_a_young_delta_keeps_an_old_base(platform: Platform, make_checkpoint: MakeCheckpoint) -> None:
+    registry = platform.registry
+    run = registry.open_run("slow", kind="retrain", params={})
+    folder = make_checkpoint(platform.settings.home / "base", "base")
+    base = registry.log_epoch(run, folder, instance=0, epoch=0, metrics={}, snapshot="5" * 64, num_products=20)
+    _make_older(platform, days=90)
+    delta = make_checkpoint(platform.settings.home / "delta", "delta", folder)
+    epoch = registry.log_epoch(run, delta, instance=0, epoch=1, metrics={}, snapshot="5" * 64, num_products=20)
+    prune(platform, Retention(keep_releases=1))
+    assert have_files(platform, EPOCH_MODEL) >= {base.version, epoch.version}
 
 
 def test_what_was_pruned_is_registered_anew_when_it_is_made_again(

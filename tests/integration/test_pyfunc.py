@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -17,6 +18,7 @@ from enclip.errors import QueryError
 from enclip.models.bases import load_base
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel
+from enclip.models.lora import attach
 from enclip.pipeline.members import member_of
 from enclip.records import EpochVersion, Product, Products
 from enclip.registry import CHAMPION, Registry
@@ -105,6 +107,35 @@ def test_an_epoch_embeds_words_and_pictures(
         model.predict(pd.DataFrame({"text": [""]}))
     with pytest.raises(QueryError, match="base64"):
         model.predict(pd.DataFrame({"image": ["not base64!"]}))
+
+
+def test_a_delta_embeds_with_its_base(registry: Registry, clip: ClipModel, tmp_path: Path) -> None:
+    model = replace(load_base("tiny", seed=0, device=clip.device), epochs_trained=1)
+    save_checkpoint(tmp_path / "epoch-00", model, pixel_side=model.side)
+    attach(model.module, 2, seed=0)
+    with torch.no_grad():
+        for value in model.module.parameters():
+            if value.requires_grad:
+                value.add_(0.01)
+    save_checkpoint(tmp_path / "epoch-01", model, pixel_side=model.side, base=tmp_path / "epoch-00")
+    run = registry.open_run("deltas", kind="retrain", params={})
+    _, delta = (
+        registry.log_epoch(
+            run,
+            tmp_path / f"epoch-0{epoch}",
+            instance=0,
+            epoch=epoch,
+            metrics={},
+            snapshot="5" * 64,
+            num_products=NUM_PRODUCTS,
+        )
+        for epoch in (0, 1)
+    )
+    found = mlflow.pyfunc.load_model(f"models:/enclip-epoch/{delta.version}").predict(
+        pd.DataFrame({"text": ["navy shirt"]})
+    )
+    np.testing.assert_allclose(found, ClipEncoder(model).encode_texts(["navy shirt"]), atol=1e-5)
+    assert not np.allclose(found, ClipEncoder(clip).encode_texts(["navy shirt"]), atol=1e-2)
 
 
 def test_a_release_answers_a_search_as_the_service_does(

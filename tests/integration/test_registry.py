@@ -150,6 +150,60 @@ def test_weights_come_back_and_damage_is_noticed(
         fresh.fetch_epoch(epoch.source)
 
 
+def test_a_delta_is_stored_without_its_base_and_fetched_with_it(
+    registry: Registry, tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    run = registry.open_run("run-delta", kind="retrain", params={})
+    base_folder = make_checkpoint(tmp_path / "0", "base of deltas")
+    folder = make_checkpoint(tmp_path / "1", "delta", base_folder)
+    with pytest.raises(WeightsError, match=r"only what changed .* run run-delta has none such.*epoch 0"):
+        log(registry, run, folder, epoch=1, value=0.2)
+    base = log(registry, run, base_folder, epoch=0, value=0.1)
+    epoch = log(registry, run, folder, epoch=1, value=0.2)
+    assert log(registry, run, folder, epoch=1, value=0.2).version == epoch.version
+
+    client = registry._connection.client
+    stored = client.get_logged_model(epoch.source.removeprefix("models:/"))
+    package = Path(stored.artifact_location.removeprefix("file://")) / "artifacts" / "checkpoint"
+    assert sorted(path.name for path in package.iterdir()) == ["model.json", "weights.safetensors"]
+    for tags in (stored.tags, client.get_model_version("enclip-epoch", str(epoch.version)).tags):
+        assert tags["enclip.delta_of"] == str(base.version)
+    assert "enclip.delta_of" not in client.get_model_version("enclip-epoch", str(base.version)).tags
+
+    fetched = registry.fetch_epoch(epoch.source)
+    for name in ("weights.safetensors", "model.json"):
+        assert (fetched / name).read_bytes() == (folder / name).read_bytes()
+        assert (fetched / "base" / name).read_bytes() == (base_folder / name).read_bytes()
+    assert registry.fetch_epoch(epoch.source) == fetched
+    assert sorted(path.name for path in fetched.iterdir()) == ["base", "model.json", "weights.safetensors"]
+    assert registry.with_base(fetched) == fetched
+    assert registry.fetch_epoch(base.source) == registry.with_base(registry.fetch_epoch(base.source))
+    assert sorted(path.name for path in package.iterdir()) == ["model.json", "weights.safetensors"]
+
+
+def test_a_delta_whose_base_is_damaged_or_gone_is_refused(
+    registry: Registry, home: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    run = registry.open_run("run-orphan", kind="retrain", params={})
+    base_folder = make_checkpoint(tmp_path / "0", "base to lose")
+    base = log(registry, run, base_folder, epoch=0, value=0.1)
+    epoch = log(registry, run, make_checkpoint(tmp_path / "1", "orphan", base_folder), epoch=1, value=0.2)
+    weights = registry.fetch_epoch(base.source) / "weights.safetensors"
+    weights.write_bytes(b"other")
+    fresh = Registry(registry.tracking_uri, home / "mlartifacts", home / "cache")
+    with pytest.raises(WeightsError, match="not what"):
+        fresh.fetch_epoch(epoch.source)
+    (stored,) = [found for found in registry.stored_versions("enclip-epoch") if found.version == base.version]
+    registry.free(stored)
+    with pytest.raises(WeightsError, match=r"No version of enclip-epoch has the weights .*Restore that epoch 0"):
+        fresh.fetch_epoch(epoch.source)
+
+    # Of another run, for a base is the same weights wherever they were logged.
+    other = registry.open_run("run-other", kind="retrain", params={})
+    again = log(registry, other, base_folder, epoch=0, value=0.1)
+    assert (fresh.fetch_epoch(epoch.source) / "base").resolve() == fresh.fetch_epoch(again.source).resolve()
+
+
 def test_a_release_is_registered_once_reported_on_and_fetched(
     registry: Registry, tmp_path: Path, make_release: Callable[..., tuple[str, Manifest]]
 ) -> None:
@@ -249,7 +303,7 @@ def test_a_description_of_any_length_fits_a_server_s_database(
 def test_through_a_server_files_are_downloaded_whole_and_once(
     mlflow_server: str,
     tmp_path: Path,
-    make_checkpoint: Callable[[Path, str], Path],
+    make_checkpoint: Callable[..., Path],
     make_release: Callable[..., tuple[str, Manifest]],
 ) -> None:
     registry = Registry(mlflow_server, None, tmp_path / "cache")
@@ -257,6 +311,11 @@ def test_through_a_server_files_are_downloaded_whole_and_once(
     folder = make_checkpoint(tmp_path / "s", "weights s")
     epoch = log(registry, run, folder, epoch=1, value=0.3)
     assert log(registry, run, folder, epoch=1, value=0.3).version == epoch.version
+    delta = log(registry, run, make_checkpoint(tmp_path / "s2", "delta s", folder), epoch=2, value=0.4)
+    linked = registry.fetch_epoch(delta.source)
+    assert linked.is_relative_to(tmp_path / "cache")
+    assert (linked / "weights.safetensors").read_bytes() == b"delta s" * 1000
+    assert (linked / "base" / "weights.safetensors").read_bytes() == b"weights s" * 1000
     fetched = registry.fetch_epoch(epoch.source)
     assert fetched.is_relative_to(tmp_path / "cache")
     assert sorted(path.name for path in fetched.iterdir()) == ["model.json", "weights.safetensors"]

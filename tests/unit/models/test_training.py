@@ -228,7 +228,7 @@ def test_a_training_is_named_as_it_was_before_recipes_had_later_techniques(shape
         digest.update(f"{shapes.products.product_id[row]} {shapes.products.image_sha256[row]}\n".encode())
     assert fingerprint(base, shapes, RECIPE, instance=1) == digest.hexdigest()
     for name in ADDED_LATER:
-        changed = RECIPE.model_copy(update={name: 0.5})
+        changed = RECIPE.model_copy(update={name: 8 if name == "lora_rank" else 0.5})
         assert fingerprint(base, shapes, changed, instance=1) != digest.hexdigest()
 
 
@@ -398,10 +398,14 @@ def test_a_full_gpu_halves_the_batch(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize(
     "techniques",
-    [{}, {"ema": 0.5, "mix": 0.5, "attribute_dropout": 0.3, "hard_negatives": 0.5, "layer_decay": 0.8}],
-    ids=["plain", "all techniques"],
+    [
+        {},
+        {"ema": 0.5, "mix": 0.5, "attribute_dropout": 0.3, "hard_negatives": 0.5, "layer_decay": 0.8},
+        {"lora_rank": 2, "ema": 0.5, "loss": "sigmoid"},
+    ],
+    ids=["plain", "all techniques", "low-rank updates"],
 )
-def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path, techniques: Mapping[str, float]):
+def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path, techniques: Mapping[str, object]):
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
         str(Path(__file__).parent / "train_in_ranks.py"),

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from small_models import draw_shapes, small_clip
@@ -14,7 +16,7 @@ from enclip.models.training import fit
 from enclip.recipes import TrainRecipe
 
 
-def main(folder: Path, techniques: dict[str, float]) -> None:
+def main(folder: Path, techniques: dict[str, Any]) -> None:
     validated = 0
 
     def validate(model: ClipModel) -> dict[str, float]:
@@ -26,7 +28,7 @@ def main(folder: Path, techniques: dict[str, float]) -> None:
         model = small_clip(seed=ranks.rank)  # DDP makes all start with the first one's weights
         results = list(
             fit(
-                model,
+                replace(model, from_scratch="lora_rank" not in techniques),
                 draw_shapes(96),
                 TrainRecipe(epochs=2, batch_size=12, accumulate=2, learning_rate=3e-3, **techniques),
                 instance=0,
