@@ -53,6 +53,8 @@ def test_every_field_reaches_the_recipe(dag_files: Mapping[str, ModuleType]) -> 
             retrain,
             epochs=9,
             instances=3,
+            mix=0.5,
+            lora_rank=8,
             max_members=1,
             strictness="strict",
             device="cuda",
@@ -63,6 +65,7 @@ def test_every_field_reaches_the_recipe(dag_files: Mapping[str, ModuleType]) -> 
         )
     )
     assert (recipe.train.epochs, recipe.train.instances, recipe.train.device) == (9, 3, "cuda")
+    assert (recipe.train.mix, recipe.train.lora_rank) == (0.5, 8)
     assert recipe.release.max_members == 1
     shadow = {"min_shadow_queries": 500, "min_shadow_overlap": 0.4, "max_shadow_ratio": 1.5}
     assert recipe.gate == GatePolicy.named("strict", require_approval=True, **shadow)
@@ -75,6 +78,8 @@ def test_every_field_reaches_the_recipe(dag_files: Mapping[str, ModuleType]) -> 
         ("epochs", 201),
         ("epochs", "six"),
         ("instances", 17),
+        ("mix", 1.5),
+        ("lora_rank", -1),
         ("device", "tpu"),
         ("strictness", "none"),
         ("categories", [""]),
