@@ -14,7 +14,7 @@ MAX_PIXELS = 25_000_000
 MAX_BYTES = 25_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what shops send; other decoders stay out of reach
 WHITE = (255, 255, 255)
-LYING = 5  # EXIF orientations from here on are turned by a quarter
+LYING = (5, 6, 7, 8)  # EXIF orientations of pictures that are turned by a quarter
 
 Pixels = NDArray[np.uint8]
 
@@ -73,7 +73,10 @@ def size_of(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
-            return (height, width) if picture.getexif().get(ExifTags.Base.Orientation, 1) >= LYING else (width, height)
+            # Pillow decodes a PNG whole to look for EXIF behind the pixels, which no camera puts there.
+            known = picture.format != "PNG" or "exif" in picture.info
+            turned = known and picture.getexif().get(ExifTags.Base.Orientation) in LYING
+            return (height, width) if turned else (width, height)
     except Exception as error:  # as in `decode`
         raise ImageError(f"The picture cannot be read: {error}.") from error
 

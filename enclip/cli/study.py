@@ -36,7 +36,8 @@ def study(
     by recipe, fold and seed and shared by all studies; what was cut off goes on. A report keeps the folds
     that it has, so that folds can be run one at a time: `enclip study ensemble --fold 1`.
 
-    A release that is trained otherwise than the plain run: `enclip study ensemble --instances 2 --vary mix=0.5`.
+    A release that is trained otherwise than the plain run: `enclip study ensemble --instances 2 --vary
+    mix=0.5 --folder reports-of-mix`. A report of another setting in the same folder is replaced.
     """
     from enclip.cli import render
     from enclip.studies.definition import Setting

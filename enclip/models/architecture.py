@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import open_clip
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from enclip.errors import WeightsError
@@ -35,6 +35,14 @@ class Preprocessing(_Frozen):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+    @model_serializer(mode="wrap")
+    def _as_before_frames(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a frame nothing is said of it: digests stay, and an older enclip reads the card."""
+        said: dict[str, Any] = dump(self)
+        if self.frame is None:
+            said.pop("frame", None)
+        return said
 
 
 class TokenizerSpec(_Frozen):

@@ -190,10 +190,7 @@ def _on_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def digest_of(module: nn.Module, architecture: Architecture) -> str:
     """16 hex digits that name these weights in this architecture; of a base, its `init_id`."""
-    asked = architecture.model_dump(mode="json")
-    if architecture.preprocessing.frame is None:  # as digests were before there were frames
-        del asked["preprocessing"]["frame"]
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(architecture.model_dump(mode="json"), sort_keys=True).encode())
     for key, value in sorted(state_of(module).items()):
         digest.update(key.encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())

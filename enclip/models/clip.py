@@ -47,7 +47,7 @@ class ClipModel:
 
     @property
     def side(self) -> int:
-        """Side of the square input in px."""
+        """Side of the square canvas in px."""
         return self.architecture.preprocessing.side
 
     @property

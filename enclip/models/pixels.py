@@ -67,7 +67,7 @@ def normalise(image_BCHW: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def prepare(pixels_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 `[B, S, S, 3]` → `image_BCHW` as the tower wants it; the whole canvas stays in view."""
+    """uint8 `[B, S, S, 3]` → `image_BCHW` as the tower wants it; the whole product stays in view."""
     return normalise(framed(to_unit(pixels_BHWC), preprocessing), preprocessing)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from enclip.errors import TrainingError
 from enclip.ledger import finish_attempt
 from enclip.models import training
 from enclip.models.bases import at_frame, load_base
-from enclip.models.checkpoint import load_checkpoint
+from enclip.models.checkpoint import CARD, load_checkpoint, read_card
 from enclip.models.clip import ClipModel
 from enclip.models.device import gpu_figures
 from enclip.models.distributed import from_first, joined
@@ -47,8 +48,9 @@ def train(
     recipe = plan.recipe.train
     with joined(environment, recipe.device) as (ranks, device), folder.timed("train"):
         products = load_snapshot(platform.blobs, plan.snapshot)
-        aspect = typical_aspect(products, platform.blobs)
-        model = _base(platform, plan, aspect, instance=0, device=device)
+        states = platform.scratch / "training" / run_id
+        aspect = 1.0 if plan.base_source else typical_aspect(products, platform.blobs)
+        model = starting_model(platform, plan, aspect, states / "i0", instance=0, device=device)
         if plan.recipe.release.max_text_ms or plan.recipe.release.max_memory_mb:
             # One clock for all processes: with their own, some might go on and wait for the others for ever.
             price = from_first(Price.of(model) if ranks.first else None)
@@ -63,14 +65,16 @@ def train(
         batch_size = recipe.batch_size
         for instance in range(recipe.instances):
             if instance:
-                model = _base(platform, plan, aspect, instance=instance, device=device)
+                model = starting_model(
+                    platform, plan, aspect, states / f"i{instance}", instance=instance, device=device
+                )
             for result in training.fit(
                 model,
                 training.TrainingData(products=products, pixels=pixels, rows=rows),
                 recipe,
                 instance=instance,
                 device=device,
-                state_dir=platform.scratch / "training" / run_id / f"i{instance}",
+                state_dir=states / f"i{instance}",
                 validate=lambda trained: figures_of(select.evaluate(select.scores(trained, pixels)), prefix="val"),
                 on_progress=on_progress,
             ):
@@ -135,10 +139,16 @@ def training_rows(products: Products, recipe: TrainRecipe) -> NDArray[np.int64]:
     return rows
 
 
-def _base(platform: Platform, plan: Plan, aspect: float, *, instance: int, device: torch.device) -> ClipModel:
+def starting_model(
+    platform: Platform, plan: Plan, aspect: float, state_dir: Path, *, instance: int, device: torch.device
+) -> ClipModel:
+    """What an instance starts from: the plan's weights, in the shape that it began with or that pictures have."""
     if plan.base_source:
         return load_checkpoint(platform.registry.fetch_epoch(plan.base_source), device=device)
     base = load_base(plan.recipe.train.base, seed=plan.recipe.train.seed + instance, device=device)
+    begun = state_dir / "epoch-00"
+    if (begun / CARD).is_file() and read_card(begun).architecture.preprocessing.frame is None:
+        return base  # cut off before bases looked at a shape
     return at_frame(base, aspect)
 
 

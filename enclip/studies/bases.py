@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from enclip.errors import WeightsError
+from enclip.errors import TrainingError, WeightsError
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.lab import Epoch, best_of
 from enclip.studies.material import Material, Values
@@ -37,7 +37,7 @@ def run(material: Material, *, bases: Mapping[str, str] = BASES) -> Findings:
         setting = material.setting.model_copy(update={"base": name})
         try:
             epochs = material.lab.train(setting.instance(material.world.number, 0))
-        except WeightsError as error:
+        except (WeightsError, TrainingError) as error:
             facts[base] = {"weights": name, "left out, because": error.what.splitlines()[0]}
             continue
         best, offered = best_of(epochs), epochs[1:][-setting.offered :]

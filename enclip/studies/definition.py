@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
 from enclip.studies.lab import Training
@@ -26,7 +26,11 @@ class Setting(Recipe):
     @field_validator("varied")
     @classmethod
     def _are_a_recipes(cls, varied: dict[str, Any]) -> dict[str, Any]:
-        asked = TrainRecipe.model_validate(varied).model_dump(include=set(varied))
+        try:
+            asked = TrainRecipe.model_validate(varied).model_dump(include=set(varied))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{first['loc'][0]}: {first['msg']}") from error
         if taken := {"base", "epochs", "instances", "seed"} & set(varied):
             raise ValueError(f"{', '.join(sorted(taken))}: the setting's own")
         return asked

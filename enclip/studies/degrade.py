@@ -69,8 +69,27 @@ class Degradation:
         return f"{self.way.lower()}-{self.level:g}"
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """uint8 `[N, S, S, 3]` → the same shape. A picture has the same noise in whatever company it comes."""
+        """uint8 `[N, S, S, 3]` → the same shape. A picture has the same noise in whatever company it comes.
+
+        The canvas's white beside a picture stays white: a shop's picture is poor before it stands there, and towers
+        with a frame look for what reaches beyond it.
+        """
         spoil = _WAYS[self.way]
         return np.stack(
-            [spoil(picture, self.level, np.random.default_rng(crc32(picture.tobytes()))) for picture in pixels]
+            [
+                _beside(picture, spoil(picture, self.level, np.random.default_rng(crc32(picture.tobytes()))))
+                for picture in pixels
+            ]
         )
+
+
+def _beside(good_HWC: Pixels, spoilt_HWC: Pixels) -> Pixels:
+    """The spoilt picture with the good one's white rows and columns at the edges."""
+    white_HW = (good_HWC == 255).all(axis=2)
+    margin_H, margin_W = (_from_ends(white_HW.all(axis=axis)) for axis in (1, 0))
+    return np.where((margin_H[:, None] | margin_W)[..., None], np.uint8(255), spoilt_HWC)
+
+
+def _from_ends(white_L: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    start, end = np.logical_and.accumulate(white_L), np.logical_and.accumulate(white_L[::-1])[::-1]
+    return np.asarray(start | end)

@@ -33,6 +33,23 @@ def test_exif_rotation_is_applied() -> None:
     assert pixels[2, 10, 0] > 200 and pixels[2, 10, 1] < 60  # red is on top now
 
 
+@pytest.mark.parametrize(("form", "orientation", "size"), [("JPEG", 9, (40, 20)), ("PNG", 6, (20, 40))])
+def test_a_size_is_what_decoding_makes_of_it(form: str, orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _saved(Image.new("RGB", (40, 20)), form, exif=exif)
+    assert size_of(data) == size == decode(data).shape[1::-1]
+
+
+def test_an_orientation_that_is_no_number_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = _saved(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
+    data = data.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")  # of the type ASCII
+    assert isinstance(Image.open(io.BytesIO(data)).getexif()[0x0112], str)
+    assert size_of(data) == (40, 20) == decode(data).shape[1::-1]
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_lies_on_white(mode: str) -> None:
     pixels = decode(_saved(Image.new(mode, (3, 3), 0), "PNG"))

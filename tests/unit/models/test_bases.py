@@ -130,8 +130,10 @@ def test_a_transformer_keeps_its_square() -> None:
 
 def test_a_square_has_the_digest_it_had_before_there_were_frames() -> None:
     asked = SMALL.model_dump(mode="json")
-    del asked["preprocessing"]["frame"]
-    assert "frame" not in asked["preprocessing"] and Architecture.model_validate(asked) == SMALL
+    assert set(asked["preprocessing"]) == {"side", "mean", "std", "interpolation"}, "what an older enclip reads"
+    assert Architecture.model_validate(asked) == SMALL
+    framed = at_frame(small_clip(), 0.75).architecture
+    assert Architecture.model_validate_json(framed.model_dump_json()) == framed
     model, digest = small_clip(), hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     for name, value in sorted(model.module.state_dict().items()):
         digest.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())

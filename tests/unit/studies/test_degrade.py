@@ -37,6 +37,15 @@ def test_a_picture_is_spoilt_alike_in_any_company(way: str) -> None:
     np.testing.assert_array_equal(spoil(good), spoil(good))
 
 
+@pytest.mark.parametrize("way", list(WAYS))
+def test_the_canvas_beside_a_picture_stays_white(way: str) -> None:
+    good = pictures(side=40)
+    upright = np.pad(good[:, :, 6:34], ((0, 0), (0, 0), (6, 6), (0, 0)), constant_values=255)
+    spoilt = Degradation(way, WAYS[way][-1])(upright)
+    assert (spoilt[:, :, :6] == 255).all() and (spoilt[:, :, -6:] == 255).all()
+    assert not np.array_equal(spoilt[:, :, 6:34], upright[:, :, 6:34])
+
+
 def test_few_pixels_keep_what_is_broad_and_lose_what_is_fine() -> None:
     flat = np.full((1, 40, 40, 3), 90, np.uint8)
     np.testing.assert_array_equal(Degradation("resolution", 8)(flat), flat)
