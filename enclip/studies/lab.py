@@ -130,9 +130,9 @@ class Lab:
         self.snapshot = take_snapshot(platform.catalog, platform.blobs).digest
         self._products = load_snapshot(platform.blobs, self.snapshot)
         self._folds: dict[int, Fold] = {}
-        self._aspect = typical_aspect(self._products, platform.blobs)
+        self.aspect = typical_aspect(self._products, platform.blobs)
         # What a base from nothing makes of a catalog depends on the shape that it looks at.
-        shape = "" if self._aspect == 1 else f"-{self._aspect:.2f}"
+        shape = "" if self.aspect == 1 else f"-{self.aspect:.2f}"
         self._root = platform.scratch / "studies" / f"{self.snapshot[:16]}{shape}"
         self.device = resolve_device("auto")
 
@@ -312,7 +312,7 @@ class Lab:
         else:
             model = load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
         model = at_side(model, wanted.side) if wanted.side else model
-        return at_frame(model, self._aspect)
+        return at_frame(model, self.aspect)
 
     def _rows(self, wanted: Training) -> NDArray[np.int64]:
         """The products that a training sees."""

@@ -28,13 +28,16 @@ Cross = Mapping[str, Mapping[str, Mapping[str, str]]]  # table → row → colum
 class Report:
     """The report of one study in a folder."""
 
-    def __init__(self, folder: Path, name: str, *, title: str, setting: Setting, snapshot: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, *, title: str, setting: Setting, snapshot: str, aspect: float = 1.0
+    ) -> None:
         self._folder, self._name, self._title = folder, name, title
         self._about: dict[str, Any] = {
             "study": name,
             "question": title,
             "setting": setting.model_dump(mode="json", exclude={"folds"}),
             "snapshot": snapshot,
+            "aspect": aspect,  # of what bases from nothing look at
         }
         # Now: a fold takes hours, in which a checkout moves on.
         self._code = {"git_commit": git_commit(), "code_sha256": code_sha256()}
@@ -261,6 +264,7 @@ class Report:
         document = json.loads(path.read_bytes())
         # Fields that a setting has gained since have their defaults in an older report.
         document["setting"] = Setting.model_validate(document["setting"]).model_dump(mode="json", exclude={"folds"})
+        document.setdefault("aspect", 1.0)  # of reports from before there were frames
         if any(document.get(key) != value for key, value in self._about.items()):
             return None
         per_query = pd.read_csv(rows, keep_default_na=False)  # a category may be called NA

@@ -163,7 +163,7 @@ def run_study(
         raise ConfigError(f"There is no study {name!r}.", remedy=f"Choose one of: {', '.join(STUDIES)}.")
     study, lab = STUDIES[name], Lab(platform, tell=tell)
     folder.mkdir(parents=True, exist_ok=True)
-    report = Report(folder, name, title=study.question, setting=setting, snapshot=lab.snapshot)
+    report = Report(folder, name, title=study.question, setting=setting, snapshot=lab.snapshot, aspect=lab.aspect)
     mlflow_run_id = platform.registry.open_run(
         f"study-{name}",
         kind="study",

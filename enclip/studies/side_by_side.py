@@ -8,6 +8,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 from threading import Thread
 
+import torch
+
 from enclip.config import Settings
 from enclip.errors import EnclipError, TrainingError
 from enclip.pipeline.platform import open_platform
@@ -58,8 +60,6 @@ def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, job
 
 def _begin(threads: int, told: "SimpleQueue[str | None]") -> None:
     global _told
-    import torch
-
     torch.set_num_threads(threads)
     _told = told
 

@@ -1,5 +1,8 @@
 """A CLIP of a few thousand weights, and products that are a coloured shape, 16 px wide."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,7 +10,8 @@ from numpy.typing import NDArray
 from enclip.models.architecture import Architecture, Preprocessing, TokenizerSpec, build_module, build_tokenizer
 from enclip.models.checkpoint import digest_of
 from enclip.models.clip import ClipModel
-from enclip.models.training import TrainingData
+from enclip.models.training import EpochResult, Progress, TrainingData, fit
+from enclip.recipes import TrainRecipe
 from enclip.records import Product, Products
 
 SIDE = 16
@@ -73,3 +77,32 @@ def _draw(kind: str, colour: tuple[int, int, int], random: np.random.Generator) 
             body[3:6, 3:6] = 255
     noise = random.normal(0, 6, canvas.shape)
     return np.clip(canvas + noise, 0, 255).astype(np.uint8)
+
+
+def epochs_trained(
+    model: ClipModel,
+    data: TrainingData,
+    recipe: TrainRecipe,
+    state_dir: Path,
+    *,
+    instance: int,
+    validate: Callable[[ClipModel], Mapping[str, float]],
+    stop_after: int,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[EpochResult]:
+    """The epochs of a training on the CPU, up to one after which it is cut off."""
+    results = []
+    for result in fit(
+        model,
+        data,
+        recipe,
+        instance=instance,
+        device=CPU,
+        state_dir=state_dir,
+        validate=validate,
+        on_progress=on_progress,
+    ):
+        results.append(result)
+        if result.epoch == stop_after:
+            break
+    return results

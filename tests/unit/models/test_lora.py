@@ -29,11 +29,11 @@ from enclip.models.lora import ALPHA, LowRank, attach, changes, compose, compose
 from enclip.models.optimizer import layer_shares, make_optimizer
 from enclip.models.schedule import peak_learning_rate
 from enclip.models.soup import average_checkpoints
-from enclip.models.training import EpochResult, Towers, TrainingData, fit
+from enclip.models.training import EpochResult, Towers, TrainingData
 from enclip.recipes import TrainRecipe
 from enclip.release import file_sha256
 
-from .small_models import CPU, SMALL, TRANSFORMER, small_clip
+from .small_models import CPU, SMALL, TRANSFORMER, epochs_trained, small_clip
 
 RANK = 2
 RECIPE = TrainRecipe(epochs=2, batch_size=24, learning_rate=1e-2, lora_rank=RANK, device="cpu")
@@ -55,25 +55,20 @@ def train(
     stop_after: int = 99,
     validated: list[list[np.ndarray]] | None = None,
 ) -> list[EpochResult]:
-    def validate(trained: ClipModel) -> Mapping[str, float]:
+    def validate(model: ClipModel) -> Mapping[str, float]:
         if validated is not None:
-            validated.append(embeddings(trained, data))
+            validated.append(embeddings(model, data))
         return {}
 
-    results = []
-    for result in fit(
+    return epochs_trained(
         model or pretrained(),
         data,
         recipe,
+        state_dir,
         instance=instance,
-        device=CPU,
-        state_dir=state_dir,
         validate=validate,
-    ):
-        results.append(result)
-        if result.epoch == stop_after:
-            break
-    return results
+        stop_after=stop_after,
+    )
 
 
 def embeddings(model: ClipModel, data: TrainingData) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ from enclip.models.progress import fingerprint
 from enclip.models.training import EpochResult, Progress, TrainingData, fit
 from enclip.recipes import ADDED_LATER, TrainRecipe
 
-from .small_models import CPU, draw_shapes, small_clip
+from .small_models import CPU, draw_shapes, epochs_trained, small_clip
 
 RECIPE = TrainRecipe(epochs=2, batch_size=24, device="cpu")
 
@@ -52,25 +52,20 @@ def _fit(
 ) -> list[EpochResult]:
     calls = iter(range(99))
 
-    def validate(trained: ClipModel) -> Mapping[str, float]:
-        assert not trained.module.training
+    def validate(model: ClipModel) -> Mapping[str, float]:
+        assert not model.module.training
         return {"val_map_at_10": (scores or {}).get(next(calls), 0.0)}
 
-    results = []
-    for result in fit(
+    return epochs_trained(
         model or small_clip(recipe.seed + instance),
         data,
         recipe,
+        state_dir,
         instance=instance,
-        device=CPU,
-        state_dir=state_dir,
         validate=validate,
+        stop_after=stop_after,
         on_progress=None if progress is None else progress.append,
-    ):
-        results.append(result)
-        if result.epoch == stop_after:
-            break
-    return results
+    )
 
 
 def test_it_learns_colours_and_shapes_of_products_that_it_has_not_seen(tmp_path: Path):

@@ -22,9 +22,9 @@ def rows(fold: int, systems: Mapping[str, Sequence[float]], *, kind: str = "spec
     return pd.DataFrame({**about, "category": "NA", "num_relevant": 3, **systems})
 
 
-def report(folder: Path, setting: Setting | None = None, *, snapshot: str = "s") -> Report:
+def report(folder: Path, setting: Setting | None = None, *, snapshot: str = "s", aspect: float = 1.0) -> Report:
     setting = setting or Setting(folds=(0, 1))
-    return Report(folder, "study", title="Does it?", setting=setting, snapshot=snapshot)
+    return Report(folder, "study", title="Does it?", setting=setting, snapshot=snapshot, aspect=aspect)
 
 
 def written(folder: Path) -> dict[str, object]:
@@ -45,6 +45,11 @@ def test_a_report_keeps_folds_of_the_same_definition_alone(tmp_path: Path) -> No
     assert written(tmp_path)["gain"]["seeds"] == 2
     assert report(tmp_path, Setting(epochs=3)).folds == []
     assert report(tmp_path, snapshot="another").folds == []
+    assert report(tmp_path, aspect=0.75).folds == [], "models that looked at squares"
+    document = written(tmp_path)
+    del document["aspect"]
+    (tmp_path / "study.json").write_text(json.dumps(document))
+    assert report(tmp_path).folds == [0, 1], "as reports were before there were frames"
 
 
 def test_a_fold_that_is_run_again_replaces_what_it_said(tmp_path: Path) -> None:
