@@ -69,6 +69,7 @@ PARAMS = {
     "exact_up_to": belief(ReleaseRecipe, "exact_up_to", title="Products up to which search is exact"),
     "max_search_ms": belief(ReleaseRecipe, "max_search_ms", title="ms for an exact search, at most"),
     "gallery": belief(ReleaseRecipe, "gallery", title="What is searched"),
+    "views": belief(ReleaseRecipe, "views", title="Views of a picture"),
     "strictness": Param(
         "normal",
         type="string",
@@ -110,6 +111,7 @@ def recipe_of(params: dict[str, Any]) -> RetrainRecipe:
             exact_up_to=params["exact_up_to"],
             max_search_ms=params["max_search_ms"],
             gallery=params["gallery"],
+            views=params["views"],
         ),
         gate=GatePolicy.named(
             params["strictness"],

@@ -250,8 +250,8 @@ class Encoder(Protocol):
         """`embedding_BD` of the texts: float32, unit norm."""
         ...
 
-    def encode_images(self, pixels_BHWC: NDArray[np.uint8]) -> Floats:
-        """`embedding_BD` of uint8 RGB square canvases of any common side: float32, unit norm."""
+    def encode_images(self, pixels_BHWC: NDArray[np.uint8], *, views: int = 1) -> Floats:
+        """`embedding_BD` of uint8 RGB square canvases of any common side: float32, unit norm; the mean of its views."""
         ...
 
 

@@ -45,6 +45,7 @@ class Member(_Frozen):
     init_id: str = Field(description="Initialisation and architecture; equal ids may be averaged in weight space.")
     dim: int
     pixel_side: int
+    views: int = Field(1, ge=1, description="Views of a catalog's picture whose mean is its embedding.")
     ingredients: tuple[Ingredient, ...] = Field((), description="What a soup was averaged from; none: no soup.")
 
     @property
@@ -175,6 +176,7 @@ class Manifest(_Frozen):
         key = sorted((member.weights_sha256, round(member.weight, 6)) for member in self.members)
         if self.gallery.protocol != "image":
             key += [("name share", self.gallery.name_share), ("bm25 weight", self.gallery.bm25_weight)]
+        key += [("views", member.views) for member in self.members if member.views > 1]
         return tuple(key)
 
 

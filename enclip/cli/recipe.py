@@ -23,6 +23,7 @@ RELEASE_FIELDS = (
     "soup_epochs",
     "use_champion",
     "gallery",
+    "views",
     "shards",
 )
 

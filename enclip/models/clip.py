@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from enclip.models.architecture import Architecture, Tokenizer
 from enclip.models.device import autocast
-from enclip.models.pixels import prepare
+from enclip.models.pixels import framed, normalise, to_unit
 from enclip.models.texts import encode_texts, without_padding
+from enclip.models.views import VIEWS
 from enclip.records import Floats
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -82,9 +83,9 @@ class ClipEncoder:
         tokens_BL = self._model.tokenize(texts)
         return self._collect(self._encode_tokens(part) for part in torch.split(tokens_BL, self._batch))
 
-    def encode_images(self, pixels_BHWC: NDArray[np.uint8]) -> Floats:
-        """`embedding_BD` of uint8 RGB square canvases of any common side: float32, unit norm."""
-        return embed_pixels(self._model, pixels_BHWC, self._device, batch=self._batch)
+    def encode_images(self, pixels_BHWC: NDArray[np.uint8], *, views: int = 1) -> Floats:
+        """`embedding_BD` of uint8 RGB square canvases of any common side: float32, unit norm; the mean of its views."""
+        return embed_pixels(self._model, pixels_BHWC, self._device, views=views, batch=self._batch)
 
     def _encode_tokens(self, tokens_BL: Tensor) -> Tensor:
         # In float32: a query is short, and its embedding should not depend on which others it came with.
@@ -102,23 +103,33 @@ def embed_pixels(
     pixels: NDArray[np.uint8],
     device: torch.device,
     *,
+    views: int = 1,
     batch: int = EMBED_BATCH,
     progress: Progress | None = None,
 ) -> Floats:
     """`embedding_ND` of uint8 `[N, S, S, 3]` (an array or a memory map): float32, unit norm.
 
     The weights must be on `device` and the module in eval mode. Memory is flat but for the result.
+
+    Args:
+        views: how many of `VIEWS` are taken of each picture; its embedding is their mean, and takes as often as long.
     """
+    preprocessing = model.architecture.preprocessing
     embedding_ND = np.empty((len(pixels), model.dim), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(pixels), batch):
             # The copy turns a read-only memory map into an array that torch may own.
             part = torch.from_numpy(np.array(pixels[start : start + batch])).to(device, non_blocking=True)
-            images_BCHW = prepare(part, model.architecture.preprocessing)
-            with autocast(device):
-                features: Tensor = model.module.encode_image(images_BCHW)  # type: ignore[operator]
-            unit = nn.functional.normalize(features.float(), dim=-1)
-            embedding_ND[start : start + batch] = unit.cpu().numpy()
+            images_BCHW = framed(to_unit(part), preprocessing)
+            seen = [_embedded(model, normalise(view.of(images_BCHW), preprocessing), device) for view in VIEWS[:views]]
+            mean_BD = nn.functional.normalize(torch.stack(seen).mean(dim=0), dim=-1) if views > 1 else seen[0]
+            embedding_ND[start : start + batch] = mean_BD.cpu().numpy()
             if progress:
                 progress(min(start + batch, len(pixels)), len(pixels))
     return embedding_ND
+
+
+def _embedded(model: ClipModel, images_BCHW: Tensor, device: torch.device) -> Tensor:
+    with autocast(device):
+        features: Tensor = model.module.encode_image(images_BCHW)  # type: ignore[operator]
+    return nn.functional.normalize(features.float(), dim=-1)

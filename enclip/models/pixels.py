@@ -119,6 +119,11 @@ def _move(image_BCHW: Tensor, augmentation: Augmentation, generator: torch.Gener
     cosine, sine = log_zoom.exp() * angle.cos(), log_zoom.exp() * angle.sin()
     rows = [mirror * cosine, -sine, shift_x, mirror * sine, cosine, shift_y]
     theta_B23 = torch.stack(rows, dim=1).view(size, 2, 3)
+    return warp(image_BCHW, theta_B23)
+
+
+def warp(image_BCHW: Tensor, theta_B23: Tensor) -> Tensor:
+    """Images in [0, 1] read at where an affine map sends each pixel, in units of half a side; white outside."""
     grid = functional.affine_grid(theta_B23, list(image_BCHW.shape), align_corners=False)
     # Outside the canvas grid_sample reads zeros; on the negative, zero is white.
     negative = functional.grid_sample(1 - image_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import TrainingError
+from enclip.models.views import views_of
 from enclip.pipeline.budget import Budget, Price, Timed
 from enclip.pipeline.members import load_member, member_of
 from enclip.pipeline.platform import Platform
@@ -39,8 +40,10 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         before = folder.find("choose", ChoiceStep)
         timed = Timed(plan.recipe.release, before.text_ms if before else {})
         select = Validator(products, split=Split.SELECT)
-        for member in pool:
+        views = plan.recipe.release.views
+        for row, member in enumerate(pool):
             model = load_member(platform.registry, member.source)
+            pool[row] = member.model_copy(update={"views": views_of(model, views)})
             pixels = pixel_map(
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot
             )
@@ -53,7 +56,7 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         )
         rows = training_rows(products, plan.recipe.train)
         for soup, model, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
-            pool.append(soup)
+            pool.append(soup.model_copy(update={"views": views_of(model, views)}))
             prices.append(timed.price(soup.weights_sha256, model))
             image_MQN.append(scores)
             if with_names:

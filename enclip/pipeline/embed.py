@@ -110,22 +110,26 @@ def embed_rows(
         parts = pictures(
             products, platform.blobs, rows[missing], side=member.pixel_side, scratch=platform.scratch, digest=snapshot
         )
-        embedding_ND[missing] = np.concatenate([embed_pixels(model, part, model.device) for part in parts])
+        made = [embed_pixels(model, part, model.device, views=member.views) for part in parts]
+        embedding_ND[missing] = np.concatenate(made)
     return embedding_ND, len(missing)
 
 
 def known_embeddings(platform: Platform, release: int | None, member: Member) -> tuple[Known, Known]:
-    """Picture hash → embedding, and name → embedding, by this member, from a release that has it; else nothing."""
+    """Picture hash → embedding, and name → embedding, by this member, from a release that has it; else nothing.
+
+    Embeddings of pictures by another number of views are not the member's own.
+    """
     if release is None:
         return {}, {}
-    manifest = platform.registry.release_manifest(release)
-    column = next(
-        (i for i, other in enumerate(manifest.members) if other.weights_sha256 == member.weights_sha256), None
-    )
+    others = platform.registry.release_manifest(release).members
+    column = next((i for i, other in enumerate(others) if other.weights_sha256 == member.weights_sha256), None)
     if column is None:
         return {}, {}
     searcher = open_release(platform, release, encoders=False).searcher
-    return dict(zip(searcher.products.image_sha256, searcher.block(column), strict=True)), known_names(searcher, column)
+    seen_alike = others[column].views == member.views
+    images = dict(zip(searcher.products.image_sha256, searcher.block(column), strict=True)) if seen_alike else {}
+    return images, known_names(searcher, column)
 
 
 def member_block(
@@ -139,7 +143,8 @@ def member_block(
 def shard_key(member: Member, snapshot: str, shard: int, shards: int, *, what: What = "embeddings") -> str:
     """Where a shard lies in the blob store."""
     part = snapshot_part(snapshot)
-    return f"{what}/{member.weights_sha256[:24]}/{part}-s{member.pixel_side}/{shard}-of-{shards}.npy"
+    views = f"-v{member.views}" if member.views > 1 else ""
+    return f"{what}/{member.weights_sha256[:24]}/{part}-s{member.pixel_side}{views}/{shard}-of-{shards}.npy"
 
 
 def snapshot_part(snapshot: str) -> str:

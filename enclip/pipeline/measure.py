@@ -226,7 +226,7 @@ def _embed_source(
     def flush() -> None:
         for part, encoder, member in zip(parts, opened.encoders, opened.manifest.members, strict=True):
             canvases = np.stack([fit_square(pixels, member.pixel_side) for pixels in pending])
-            part.append(encoder.encode_images(canvases).astype(np.float16))
+            part.append(encoder.encode_images(canvases, views=member.views).astype(np.float16))
         pending.clear()
         if on_progress:
             on_progress(len(rows), None, "pictures embedded")

@@ -10,7 +10,7 @@ from enclip.studies.findings import Findings
 from enclip.studies.lab import Epoch
 from enclip.studies.material import NAME_SHARE, Material, Values
 
-TUNED, UNTUNED, ENSEMBLE = "fine-tuned, best epoch", "not fine-tuned", "ensemble"
+TUNED, UNTUNED, ENSEMBLE, VIEWED = "fine-tuned, best epoch", "not fine-tuned", "ensemble", "ensemble + views"
 HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names alone", "names: BM25 alone"
 PULL = 0.15  # where select chose none: the least that is tried
 OFF, ON = "without clusters", "with clusters"
@@ -44,9 +44,9 @@ EFFECTS = {
 }
 ABOUT = (
     "Rows of pictures alone and of names, which begin so, are two protocols. The last tables cross some of the "
-    "rows: all of them by plain cosines, without bank, attributes and BM25, the clusters' pull the same for "
-    "all queries and in all of them. What is not fine-tuned has no ensemble: an ensemble's members are epochs of "
-    "trainings, and before the first of them there is one model, the base."
+    "rows: all of them by plain cosines of one view of each picture, without bank, attributes and BM25, the clusters' "
+    "pull the same for all queries and in all of them. What is not fine-tuned has no ensemble: an ensemble's members "
+    "are epochs of trainings, and before the first of them there is one model, the base."
 )
 
 
@@ -60,7 +60,6 @@ def run(material: Material) -> Findings:
     best = [material.best_epoch]
     single = material.tuned(best, [1.0]).searcher
     hybrid = material.tuned(members, weights, names=True).searcher
-    vectors = plain(hybrid).with_mix(bm25_weight=0)
     pull = release.mix.pull or PULL
     gate = material.world.gate
     names = NameIndex(material.world.products).search(gate.texts, k=10, allowed=material.allowed(Split.GATE))
@@ -69,22 +68,26 @@ def run(material: Material) -> Findings:
         UNTUNED: material.ap(material.scores(base)),
         "not fine-tuned + clusters": _cosines(material, [base], [1.0], pull=pull),
         "fine-tuned + clusters": _cosines(material, best, [1.0], pull=pull),
-        "fine-tuned + bank": material.searched(single.with_mix(attribute_weight=0, pull=0), best),
-        "fine-tuned + bank + attributes": material.searched(single.with_mix(pull=0), best),
-        ENSEMBLE: material.searched(plain(release), members),
-        "ensemble + clusters": material.searched(plain(release).with_mix(pull=pull), members),
-        "ensemble + attributes": material.searched(without_bank(release).with_mix(pull=0), members),
-        "ensemble + bank": material.searched(release.with_mix(attribute_weight=0, pull=0), members),
-        "ensemble + bank + attributes": material.searched(release.with_mix(pull=0), members),
-        "ensemble + bank + attributes + clusters": material.searched(release.with_mix(pull=pull), members),
+        "fine-tuned + views": material.searched(plain(single), best),
+        "fine-tuned + views + bank": material.searched(single.with_mix(attribute_weight=0, pull=0), best),
+        "fine-tuned + views + bank + attributes": material.searched(single.with_mix(pull=0), best),
+        ENSEMBLE: _cosines(material, members, weights),
+        "ensemble + clusters": _cosines(material, members, weights, pull=pull),
+        VIEWED: material.searched(plain(release), members),
+        "ensemble + views + attributes": material.searched(without_bank(release).with_mix(pull=0), members),
+        "ensemble + views + bank": material.searched(release.with_mix(attribute_weight=0, pull=0), members),
+        "ensemble + views + bank + attributes": material.searched(release.with_mix(pull=0), members),
+        "ensemble + views + bank + attributes + clusters": material.searched(release.with_mix(pull=pull), members),
         BM25: material.ap_of_rankings(names),
         "names: not fine-tuned": _cosines(material, [base], [1.0], names=True),
         "names: not fine-tuned + clusters": _cosines(material, [base], [1.0], pull=pull, names=True),
         "names: fine-tuned": _cosines(material, best, [1.0], names=True),
         "names: fine-tuned + clusters": _cosines(material, best, [1.0], pull=pull, names=True),
-        VECTORS: material.searched(vectors, members),
+        VECTORS: _cosines(material, members, weights, names=True),
         "names: vectors + clusters": _cosines(material, members, weights, pull=pull, names=True),
-        "names: vectors + bank + attributes": material.searched(hybrid.with_mix(bm25_weight=0, pull=0), members),
+        "names: vectors + views + bank + attributes": material.searched(
+            hybrid.with_mix(bm25_weight=0, pull=0), members
+        ),
         HYBRID: material.searched(hybrid, members),
     }
     facts = {
@@ -97,7 +100,7 @@ def run(material: Material) -> Findings:
 def _cosines(
     material: Material, members: Sequence[Epoch], weights: Sequence[float], *, pull: float = 0.0, names: bool = False
 ) -> Values:
-    """Plain cosines of some checkpoints, with as many clusters as the release has, of their own embeddings."""
-    build = material.builder(members, weights, names=names)
+    """Plain cosines of one view, with as many clusters as the release has, of the members' own embeddings."""
+    build = material.builder(members, weights, names=names, views=1)
     mix = Mix(pull=pull, name_share=NAME_SHARE if names else 0.0)
     return material.searched(build(material.release.searcher.clusters.count, mix), members)

@@ -11,6 +11,7 @@ from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.gallery import plain
 from enclip.records import Split
+from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.lab import Epoch
@@ -57,6 +58,7 @@ def run(material: Material) -> Findings:
         name: {
             **_means(material, each.found),
             "members": len(each.members),
+            "views of each picture": 1 if name == PLAIN else max(material.views(member) for member in each.members),
             "epochs trained": len(each.trained),
             "training, min": sum(epoch.seconds for epoch in each.trained) / 60,
             "index and vectors, MB": each.searcher.num_bytes / 2**20,
@@ -89,7 +91,7 @@ def _systems(material: Material) -> dict[str, Priced]:
     long = material.lab.train(material.setting.baseline(material.world.number))[1:]
     single = material.tuned(alone, [1.0]).searcher
     priced = {
-        PLAIN: release(plain(single.member(0)), alone, long),
+        PLAIN: release(plain(material.builder(alone, [1.0], views=1)(1, Mix())), alone, long),
         "plain run, as a release": release(single, alone, long),
     }
     for count in range(2, len(material.instances) + 1):

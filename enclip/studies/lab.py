@@ -18,11 +18,12 @@ from enclip.blobs import write_whole
 from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, take_snapshot, typical_aspect
 from enclip.models import training
 from enclip.models.bases import at_frame, at_side, load_base
-from enclip.models.checkpoint import load_checkpoint, save_checkpoint
+from enclip.models.checkpoint import load_checkpoint, read_card, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
 from enclip.models.device import resolve_device
 from enclip.models.soup import average_checkpoints
 from enclip.models.student import CARD, TextStudent, distil
+from enclip.models.views import views_of
 from enclip.pipeline.bank import BankTexts, bank_texts
 from enclip.pipeline.distil import student_texts
 from enclip.pipeline.heads import Values, member_heads, train_values
@@ -204,15 +205,30 @@ class Lab:
         """All products, queries, bank texts and names by one epoch."""
         return self.embed_model(epoch.folder, fold=epoch.training.fold)
 
-    def heads(self, epoch: Epoch) -> MemberHeads:
-        """The attribute heads of an epoch on its fold's train split, over `Fold.values`."""
+    def views(self, epoch: Epoch, recipe: ReleaseRecipe) -> int:
+        """How many views of each picture a release of this recipe has, by an epoch."""
+        return views_of(read_card(epoch.folder), recipe.views)
+
+    def pictures(self, epoch: Epoch, *, views: int) -> NDArray[np.float16]:
+        """`image_ND` of all products by so many views of each, unit norm."""
+        if views == 1:
+            return self.embed(epoch).image_ND
+        path = epoch.folder / f"pictures-{views}-views.npy"
+        if not path.is_file():
+            model = load_checkpoint(epoch.folder, device=self.device)
+            _write_array(path, embed_pixels(model, self.pixels(model), self.device, views=views).astype(np.float16))
+        image_ND: NDArray[np.float16] = np.load(path, allow_pickle=False)
+        return image_ND
+
+    def heads(self, epoch: Epoch, *, views: int) -> MemberHeads:
+        """The attribute heads of an epoch on its fold's train split, over `Fold.values`, by so many views."""
         fold = epoch.training.fold
-        path = epoch.folder / f"heads-{fold}.npz"
+        path = epoch.folder / (f"heads-{fold}.npz" if views == 1 else f"heads-{fold}-{views}-views.npz")
         if path.is_file():
             with np.load(path, allow_pickle=False) as file:
                 return MemberHeads(file["weight"], file["intercept"])
-        embedded, world = self.embed(epoch), self.fold(fold)
-        made = member_heads(world.products, embedded.image_ND, world.values, sharpness=embedded.sharpness)
+        world, image_ND = self.fold(fold), self.pictures(epoch, views=views)
+        made = member_heads(world.products, image_ND, world.values, sharpness=self.embed(epoch).sharpness)
         buffer = io.BytesIO()
         np.savez(buffer, weight=made.weight_DV, intercept=made.intercept_V)
         write_whole(path, buffer.getvalue())
@@ -276,24 +292,30 @@ class Lab:
         return made
 
     def embed_changed(
-        self, epoch: Epoch, split: Split, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], *, name: str
+        self,
+        epoch: Epoch,
+        split: Split,
+        change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+        *,
+        name: str,
+        views: int = 1,
     ) -> Floats:
         """`image_GD` of one split's pictures after a change to their stored pixels: unit norm, float32.
 
         Args:
             change: uint8 `[n, S, S, 3]` → the same shape, each picture by itself.
             name: of the change, for a file's name: what is cached is known by it.
+            views: of each picture.
         """
         fold = epoch.training.fold
-        path = epoch.folder / f"embedded-{fold}-{split}-{name}.npy"
+        seen = "" if views == 1 else f"-{views}-views"
+        path = epoch.folder / f"embedded-{fold}-{split}-{name}{seen}.npy"
         if not path.is_file():
             model = load_checkpoint(epoch.folder, device=self.device)
             pixels, rows = self.pixels(model), np.flatnonzero(self.fold(fold).products.split == split)
             parts = [rows[start : start + CHANGED_AT_ONCE] for start in range(0, len(rows), CHANGED_AT_ONCE)]
-            made = [embed_pixels(model, change(pixels[part]), self.device).astype(np.float16) for part in parts]
-            buffer = io.BytesIO()
-            np.save(buffer, np.concatenate(made), allow_pickle=False)
-            write_whole(path, buffer.getvalue())
+            made = [embed_pixels(model, change(pixels[part]), self.device, views=views) for part in parts]
+            _write_array(path, np.concatenate(made).astype(np.float16))
         image_GD: NDArray[np.float16] = np.load(path, allow_pickle=False)
         return image_GD.astype(np.float32)
 
@@ -363,6 +385,12 @@ def _validated(select: Validator, model: ClipModel, pixels: NDArray[np.uint8]) -
     score_QN = select.scores(model, pixels)
     evaluation = select.evaluate(score_QN)
     return {"quality": select.quality(score_QN), "val_map_at_10": evaluation.map_at_10}
+
+
+def _write_array(path: Path, array: NDArray[np.float16]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_whole(path, buffer.getvalue())
 
 
 def _some(rows: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from enclip.studies.material import Material, Values
 ENSEMBLE = "greedy ensemble"
 SYSTEMS = (BASELINE, ENSEMBLE, RELEASE)
 AS_THEY_ARE = "as they are"
+Look = tuple[Path, int]  # a checkpoint, and how many views of each picture
 WAYS: Mapping[str, Sequence[float]] = {
     "resolution": (32, 16, 12, 8),
     "JPEG": (50, 20, 10, 5),
@@ -49,13 +50,20 @@ LEVELS = {
 def run(material: Material) -> Findings:
     """Systems trained and chosen on pictures as they are, searching a gallery of spoilt ones."""
     members, _ = material.ensemble
-    epochs = {epoch.folder: epoch for epoch in (material.baseline, *members)}
-    good = {folder: material.world.of(Split.GATE, material.embedded(epoch))[1] for folder, epoch in epochs.items()}
+    epochs = (material.baseline, *members)
+    is_gate = material.allowed(Split.GATE)
+    looks = list(dict.fromkeys((epoch.folder, views) for epoch in epochs for views in (1, material.views(epoch))))
+    by_folder = {epoch.folder: epoch for epoch in epochs}
+    good = {
+        look: material.lab.pictures(by_folder[look[0]], views=look[1])[is_gate].astype(np.float32) for look in looks
+    }
     found = {AS_THEY_ARE: _measured(material, good)}
     for degradation in (Degradation(way, level) for way, levels in WAYS.items() for level in levels):
         spoilt = {
-            folder: material.lab.embed_changed(epoch, Split.GATE, degradation, name=degradation.key)
-            for folder, epoch in epochs.items()
+            (folder, views): material.lab.embed_changed(
+                by_folder[folder], Split.GATE, degradation, name=degradation.key, views=views
+            )
+            for folder, views in looks
         }
         found[degradation.label] = _measured(material, spoilt)
     facts: dict[str, Fact] = {
@@ -69,11 +77,11 @@ def run(material: Material) -> Findings:
     return Findings(systems, facts)
 
 
-def _measured(material: Material, image_GDs: Mapping[Path, Floats]) -> dict[str, Values]:
-    """AP@10 of each system where gate's pictures look to a checkpoint as `image_GDs` says."""
+def _measured(material: Material, image_GDs: Mapping[Look, Floats]) -> dict[str, Values]:
+    """AP@10 of each system where gate's pictures look to a checkpoint, by so many views, as `image_GDs` says."""
 
     def scores(folder: Path, query_QD: Floats) -> Floats:
-        return np.asarray(query_QD @ image_GDs[folder].T)
+        return np.asarray(query_QD @ image_GDs[folder, 1].T)
 
     members, weights = material.ensemble
     asked = {
@@ -84,7 +92,7 @@ def _measured(material: Material, image_GDs: Mapping[Path, Floats]) -> dict[str,
         np.float32(weight) * scores(member.folder, asked[member.folder])
         for member, weight in zip(members, weights, strict=True)
     ]
-    searcher = _with_pictures(material, [image_GDs[member.folder] for member in members])
+    searcher = _with_pictures(material, [image_GDs[member.folder, material.views(member)] for member in members])
     return {
         BASELINE: material.ap(scores(material.baseline.folder, asked[material.baseline.folder])),
         ENSEMBLE: material.ap(np.sum(parts, axis=0)),

@@ -108,30 +108,45 @@ class Material:
         """The release: its ensemble, with the parts of its score weighed on *select*. Pictures alone."""
         return self.tuned(*self.ensemble)
 
-    def tuned(self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False) -> Tuned:
+    def tuned(
+        self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False, views: int = 0
+    ) -> Tuned:
         """A release of these members, as `pipeline.cluster` chooses one.
 
         Args:
             names: a hybrid, with most of the score of vectors from names.
+            views: of each picture; 0: as many as the recipe says.
         """
-        build = self.builder(members, weights, names=names)
+        build = self.builder(members, weights, names=names, views=views)
         select = [self.world.of(Split.SELECT, self.embedded(member))[0] for member in members]
         mix = Mix(name_share=NAME_SHARE if names else 0.0)
         return tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
 
+    def views(self, member: Epoch) -> int:
+        """Views of each picture that a release with this member has."""
+        return self.lab.views(member, self.setting.release)
+
     def builder(
-        self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False
+        self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False, views: int = 0
     ) -> Callable[[int, Mix], Searcher]:
-        """What builds these members' searcher of so many clusters with a mix, bank and heads at hand."""
+        """What builds these members' searcher of so many clusters with a mix, bank and heads at hand.
+
+        Args:
+            views: of each picture; 0: as many as the recipe says.
+        """
         parts = [self.embedded(member) for member in members]
+        seen = [views or self.views(member) for member in members]
         products = self.world.products
         sharpnesses = [part.sharpness for part in parts]
-        asked, pictures = [part.bank_JD for part in parts], [part.image_ND for part in parts]
+        asked = [part.bank_JD for part in parts]
+        pictures = [self.lab.pictures(member, views=count) for member, count in zip(members, seen, strict=True)]
         bank = query_bank(self.world.bank, asked, pictures, weights, sharpnesses)
 
         heads = ensemble_heads(
             self.world.values,
-            [self.lab.heads(member) for member in members] if self.world.values else [],
+            [self.lab.heads(member, views=count) for member, count in zip(members, seen, strict=True)]
+            if self.world.values
+            else [],
             weights,
             sharpnesses,
         )
