@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enclip.blobs import write_whole
 from enclip.errors import ReleaseError
-from enclip.recipes import Gallery
+from enclip.recipes import MOST_VIEWS, Gallery
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -45,7 +45,7 @@ class Member(_Frozen):
     init_id: str = Field(description="Initialisation and architecture; equal ids may be averaged in weight space.")
     dim: int
     pixel_side: int
-    views: int = Field(1, ge=1, description="Views of a catalog's picture whose mean is its embedding.")
+    views: int = Field(1, ge=1, le=MOST_VIEWS, description="Views of a catalog's picture whose mean is its embedding.")
     ingredients: tuple[Ingredient, ...] = Field((), description="What a soup was averaged from; none: no soup.")
 
     @property

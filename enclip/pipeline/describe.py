@@ -72,10 +72,10 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         + "\n",
         "### Members\n",
         markdown_table(
-            ("enclip-epoch version", "what", "weight"),
-            [(member.version, _what(member), member.weight) for member in manifest.members],
+            ("enclip-epoch version", "what", "weight", "views of a picture"),
+            [(member.version, _what(member), member.weight, member.views) for member in manifest.members],
         ),
-        "\n### Candidates, by plain cosines on select\n",
+        "\n### Candidates, by plain cosines of one view on select\n",
         markdown_table(
             ("candidate", "members", "mAP@10", "ms for words", "MB", "within budget"),
             [
