@@ -27,6 +27,7 @@ TESTS = Path(__file__).parent
 PLATFORMS = ("dags", "platform")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `--dist loadgroup`: whole platforms one after the other, which wait a lot, and beside them file by file."""
     for item in items:
