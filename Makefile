@@ -34,7 +34,7 @@ up: setup ## Airflow, MLflow and search on this machine, until Ctrl-C
 
 test: setup ## All tests; what is not installed (Postgres, S3, a browser) is skipped with a reason
 	$(BIN)/pytest tests/unit tests/integration -n 2 --dist loadfile
-	$(BIN)/pytest tests --ignore tests/unit --ignore tests/integration -n 2 --dist loadgroup
+	$(BIN)/pytest tests --ignore tests/unit --ignore tests/integration
 
 check: setup ## Style, types, import contracts, the lock
 	$(BIN)/ruff check .

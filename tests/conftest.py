@@ -23,16 +23,6 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 START_S = 30
-TESTS = Path(__file__).parent
-PLATFORMS = ("dags", "platform")
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: whole platforms one after the other, which wait a lot, and beside them file by file."""
-    for item in items:
-        place = item.path.relative_to(TESTS)
-        item.add_marker(pytest.mark.xdist_group(PLATFORMS[0] if place.parts[0] in PLATFORMS else str(place)))
 
 
 def unavailable(what: str, reason: str) -> None:
