@@ -4,7 +4,6 @@ For the catalog's pictures alone, which are embedded once: words, pictures in a 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -32,15 +31,6 @@ SMALLER = 0.93
 VIEWS = (View(), View(mirrored=True), View(zoom=SMALLER), View(zoom=SMALLER, mirrored=True))
 
 
-class Model(Protocol):
-    """A model, or the card of one."""
-
-    @property
-    def from_scratch(self) -> bool:
-        """Whether it was trained from nothing."""
-        ...
-
-
-def views_of(model: Model, views: int) -> int:
+def views_of(views: int, *, from_scratch: bool) -> int:
     """What a recipe's number of views means for a model; 0: all where it was trained from nothing, else one."""
-    return views or (len(VIEWS) if model.from_scratch else 1)
+    return views or (len(VIEWS) if from_scratch else 1)

@@ -43,7 +43,7 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         views = plan.recipe.release.views
         for row, member in enumerate(pool):
             model = load_member(platform.registry, member.source)
-            pool[row] = member.model_copy(update={"views": views_of(model, views)})
+            pool[row] = member.model_copy(update={"views": views_of(views, from_scratch=model.from_scratch)})
             pixels = pixel_map(
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot
             )
@@ -56,7 +56,7 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         )
         rows = training_rows(products, plan.recipe.train)
         for soup, model, scores in cook(platform, plan, trained.epochs, pixels=own_pixels, rows=rows, select=select):
-            pool.append(soup.model_copy(update={"views": views_of(model, views)}))
+            pool.append(soup.model_copy(update={"views": views_of(views, from_scratch=model.from_scratch)}))
             prices.append(timed.price(soup.weights_sha256, model))
             image_MQN.append(scores)
             if with_names:

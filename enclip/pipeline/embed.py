@@ -67,11 +67,11 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
         if with_names:
             model = load_member(platform.registry, chosen.source, device=_device(plan.recipe.train.device))
             name_ND, num_names = encode_names(ClipEncoder(model), products.take(rows), titles)
-            platform.blobs.put(names, _bytes_of(name_ND))
+            platform.blobs.put(names, array_bytes(name_ND))
         embedding_ND, computed = embed_rows(
             platform, chosen, products, rows, snapshot=plan.snapshot, known=images, device=plan.recipe.train.device
         )
-        platform.blobs.put(key, _bytes_of(embedding_ND))
+        platform.blobs.put(key, array_bytes(embedding_ND))
     return EmbedStep(
         key=key,
         num_images=len(rows),
@@ -157,7 +157,8 @@ def _device(device: Device) -> Device:
     return "auto" if device == "cuda" else device
 
 
-def _bytes_of(array: NDArray[np.float16]) -> bytes:
+def array_bytes(array: NDArray[np.float16]) -> bytes:
+    """An array as the bytes of a `.npy` file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

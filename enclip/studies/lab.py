@@ -26,6 +26,7 @@ from enclip.models.student import CARD, TextStudent, distil
 from enclip.models.views import views_of
 from enclip.pipeline.bank import BankTexts, bank_texts
 from enclip.pipeline.distil import student_texts
+from enclip.pipeline.embed import array_bytes
 from enclip.pipeline.heads import Values, member_heads, train_values
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.soups import STATISTICS_FROM
@@ -207,7 +208,7 @@ class Lab:
 
     def views(self, epoch: Epoch, recipe: ReleaseRecipe) -> int:
         """How many views of each picture a release of this recipe has, by an epoch."""
-        return views_of(read_card(epoch.folder), recipe.views)
+        return views_of(recipe.views, from_scratch=read_card(epoch.folder).from_scratch)
 
     def pictures(self, epoch: Epoch, *, views: int) -> NDArray[np.float16]:
         """`image_ND` of all products by so many views of each, unit norm."""
@@ -216,7 +217,8 @@ class Lab:
         path = epoch.folder / f"pictures-{views}-views.npy"
         if not path.is_file():
             model = load_checkpoint(epoch.folder, device=self.device)
-            _write_array(path, embed_pixels(model, self.pixels(model), self.device, views=views).astype(np.float16))
+            made = embed_pixels(model, self.pixels(model), self.device, views=views)
+            write_whole(path, array_bytes(made.astype(np.float16)))
         image_ND: NDArray[np.float16] = np.load(path, allow_pickle=False)
         return image_ND
 
@@ -315,7 +317,7 @@ class Lab:
             pixels, rows = self.pixels(model), np.flatnonzero(self.fold(fold).products.split == split)
             parts = [rows[start : start + CHANGED_AT_ONCE] for start in range(0, len(rows), CHANGED_AT_ONCE)]
             made = [embed_pixels(model, change(pixels[part]), self.device, views=views) for part in parts]
-            _write_array(path, np.concatenate(made).astype(np.float16))
+            write_whole(path, array_bytes(np.concatenate(made).astype(np.float16)))
         image_GD: NDArray[np.float16] = np.load(path, allow_pickle=False)
         return image_GD.astype(np.float32)
 
@@ -385,12 +387,6 @@ def _validated(select: Validator, model: ClipModel, pixels: NDArray[np.uint8]) -
     score_QN = select.scores(model, pixels)
     evaluation = select.evaluate(score_QN)
     return {"quality": select.quality(score_QN), "val_map_at_10": evaluation.map_at_10}
-
-
-def _write_array(path: Path, array: NDArray[np.float16]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_whole(path, buffer.getvalue())
 
 
 def _some(rows: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:
