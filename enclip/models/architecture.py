@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 import torch
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
@@ -83,6 +82,8 @@ def build_module(architecture: Architecture, *, seed: int = 0) -> nn.Module:
     Raises:
         WeightsError: open_clip or timm cannot build this configuration.
     """
+    import open_clip  # here, since it takes half a gigabyte, and most steps build no network
+
     with tempfile.TemporaryDirectory(prefix="enclip-") as folder:
         model_cfg = json.loads(json.dumps(architecture.model_cfg))  # open_clip writes into what it is given
         if architecture.text_tower:

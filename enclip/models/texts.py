@@ -7,8 +7,6 @@ all the time: neither padding nor a second copy of a caption is sent through the
 from typing import Any
 
 import torch
-from open_clip.model import CLIP
-from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 # oneDNN keeps a program for each shape that it has met: without rounding, a training grew by 1 GB.
@@ -61,6 +59,8 @@ def encode_texts(module: nn.Module, token_BL: Tensor) -> Tensor:
         features = tower.encode_text(token_BL)
         return features
     # open_clip's own tower takes full length only; the steps are those of CLIP.encode_text.
+    from open_clip.transformer import text_global_pool
+
     length = token_BL.shape[1]
     x_BLD = tower.token_embedding(token_BL) + tower.positional_embedding[:length]
     x_BLD = tower.transformer(x_BLD, attn_mask=tower.attn_mask[:length, :length])
@@ -75,4 +75,6 @@ def encode_texts(module: nn.Module, token_BL: Tensor) -> Tensor:
 
 def _ignores_padding(module: nn.Module) -> bool:
     """A causal tower that pools at the end of the text: no position before it sees what comes after."""
+    from open_clip.model import CLIP
+
     return isinstance(module, CLIP) and module.attn_mask is not None and module.text_pool_type in ("argmax", "eos")
