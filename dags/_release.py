@@ -73,7 +73,7 @@ def plan_embedding() -> list[dict[str, int]]:
     """Member × shard: one embedding task each."""
     from dataclasses import asdict
 
-    from enclip.pipeline.embed import plan_embedding as step
+    from enclip.pipeline.shards import plan_embedding as step
 
     return [asdict(part) for part in step(open_platform(), this_run())]
 

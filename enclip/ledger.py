@@ -33,6 +33,7 @@ from enclip.database import Base, in_utc, put, read_only
 
 Action = Literal["promote", "rollback", "external"]
 State = Literal["pending", "done", "dropped"]
+YEAR_DAYS = 365  # how long a champion stays a measure for later ones
 _ACTIONS = "action IN ('promote', 'rollback', 'external')"
 _STATES = "state IN ('pending', 'done', 'dropped')"
 

@@ -130,7 +130,7 @@ def _train(opened: Platform, run_id: str) -> Record:
 
 def _embed(opened: Platform, run_id: str, wanted: Callable[[Any], bool]) -> list[Any]:
     from enclip.pipeline.embed import embed as step
-    from enclip.pipeline.embed import plan_embedding
+    from enclip.pipeline.shards import plan_embedding
 
     tasks = [task for task in plan_embedding(opened, run_id) if wanted(task)]
     steps = []

@@ -17,7 +17,6 @@ from enclip.pipeline.audit import findings
 from enclip.pipeline.bank import bank_texts, query_bank
 from enclip.pipeline.canary import Canaries
 from enclip.pipeline.distil import copy_student, fetch_student, judged
-from enclip.pipeline.embed import member_block
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
 from enclip.pipeline.index import Words, with_index
@@ -25,6 +24,7 @@ from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import STUDENT, OpenRelease, open_release, open_release_folder
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder, StudentStep
+from enclip.pipeline.shards import member_block
 from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Products, Split

@@ -1,9 +1,6 @@
 """Embed the catalog by member and shard; what an earlier release knows already is not computed again."""
 
-import io
 import time
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,27 +13,10 @@ from enclip.pipeline.names import Known, encode_names, known_names
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EmbedStep, Plan, RunFolder
+from enclip.pipeline.shards import array_bytes, plan_embedding, shard_key
 from enclip.recipes import Device
 from enclip.records import Products
 from enclip.release import Member
-
-What = Literal["embeddings", "names"]  # of pictures, and of names
-
-
-@dataclass(frozen=True)
-class EmbedTask:
-    """One piece of work: row `member` of the ensemble, part `shard` of the catalog."""
-
-    member: int
-    shard: int
-
-
-def plan_embedding(platform: Platform, run_id: str) -> list[EmbedTask]:
-    """Member × shard, in order."""
-    folder = RunFolder(platform.blobs, run_id)
-    plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
-    shards = plan.recipe.release.shards
-    return [EmbedTask(member, shard) for member in range(len(choice.members)) for shard in range(shards)]
 
 
 def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedStep:
@@ -132,33 +112,6 @@ def known_embeddings(platform: Platform, release: int | None, member: Member) ->
     return images, known_names(searcher, column)
 
 
-def member_block(
-    platform: Platform, member: Member, snapshot: str, shards: int, *, what: What = "embeddings"
-) -> NDArray[np.float16]:
-    """All shards of one member, joined: `embedding_ND` of pictures or of names, in the snapshot's order."""
-    keys = [shard_key(member, snapshot, shard, shards, what=what) for shard in range(shards)]
-    return np.concatenate([np.load(io.BytesIO(platform.blobs.get(key)), allow_pickle=False) for key in keys])
-
-
-def shard_key(member: Member, snapshot: str, shard: int, shards: int, *, what: What = "embeddings") -> str:
-    """Where a shard lies in the blob store."""
-    part = snapshot_part(snapshot)
-    views = f"-v{member.views}" if member.views > 1 else ""
-    return f"{what}/{member.weights_sha256[:24]}/{part}-s{member.pixel_side}{views}/{shard}-of-{shards}.npy"
-
-
-def snapshot_part(snapshot: str) -> str:
-    """How a shard's key names its snapshot."""
-    return snapshot[:24]
-
-
 def _device(device: Device) -> Device:
     """A member may be embedded on another machine than the one that trained it."""
     return "auto" if device == "cuda" else device
-
-
-def array_bytes(array: NDArray[np.float16]) -> bytes:
-    """An array as the bytes of a `.npy` file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.evaluation.metrics import Evaluation, evaluate
 from enclip.evaluation.queries import build_queries, headline_kind, majority_category, of_kind
-from enclip.ledger import best_promoted_since
+from enclip.ledger import YEAR_DAYS, best_promoted_since
 from enclip.models.clip import ClipEncoder, embed_pixels
 from enclip.pipeline.gallery import measure, parts_alone, searcher_over, without_bank
 from enclip.pipeline.members import load_member
@@ -28,7 +28,6 @@ from enclip.retrieval.text import NameIndex
 COST_QUERIES = 64
 COST_REPEATS = 15
 COST_PRODUCTS = 5_000
-YEAR_DAYS = 365
 
 
 def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:

@@ -4,17 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from enclip.catalog.images import decode, fit_square
 from enclip.errors import ImageError, QueryError, ReleaseError
-from enclip.models.clip import ClipEncoder
-from enclip.models.device import resolve_device
-from enclip.models.student import TextStudent
 from enclip.pipeline.canary import CANARY, Canaries
-from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.question import MAX_TEXT, TURN_FROM_KNOWN, TURN_FROM_OTHERS, Question
 from enclip.pipeline.texts import KnownTexts
@@ -31,6 +28,9 @@ from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.spread import DUPLICATES, Spread
 from enclip.spans import describe, span
 
+if TYPE_CHECKING:  # torch takes half a gigabyte and seconds; many steps read a release and encode nothing
+    from enclip.models.student import TextStudent
+
 STUDENT = "student"
 MAX_RESULTS = 1000
 KINDS = ("article_type", "sub_category")  # fields that say what a product is
@@ -46,7 +46,7 @@ class OpenRelease:
     searcher: Searcher
     encoders: tuple[Encoder, ...]
     near_duplicates: Spread | None = None  # releases from before there were any lack them
-    student: TextStudent | None = None  # answers for the members' text towers
+    student: "TextStudent | None" = None  # answers for the members' text towers
     atlas: Atlas | None = None  # as with near_duplicates
     suspects: tuple[Suspect, ...] | None = None
     canaries: Canaries | None = None  # releases from before there were any lack them
@@ -358,20 +358,30 @@ def open_release_folder(
     groups = (
         Spread.load(folder / DUPLICATES, num_products=len(searcher.products)) if DUPLICATES in manifest.files else None
     )
-    loaded: tuple[Encoder, ...] = ()
-    if encoders:
-        loaded = tuple(ClipEncoder(load_member(registry, member.source, device=device)) for member in manifest.members)
-        _check_dims(folder, "checkpoints", tuple(encoder.dim for encoder in loaded), manifest)
-    student = None
-    if encoders and manifest.student.num_texts:
-        student = TextStudent.load(folder / STUDENT, device=resolve_device(device))
-        _check_dims(folder, "student", student.dims, manifest)
+    loaded, student = _encoders(folder, registry, manifest, device) if encoders else ((), None)
     atlas = Atlas.load(folder / MAP, num_products=len(searcher.products)) if MAP in manifest.files else None
     suspects = load_suspects(folder / SUSPECTS) if SUSPECTS in manifest.files else None
     canaries = Canaries.load(folder) if CANARY in manifest.files else None
     return OpenRelease(
         version, manifest, searcher, loaded, groups, student, atlas=atlas, suspects=suspects, canaries=canaries
     )
+
+
+def _encoders(
+    folder: Path, registry: Registry, manifest: Manifest, device: Device
+) -> "tuple[tuple[Encoder, ...], TextStudent | None]":
+    from enclip.models.clip import ClipEncoder
+    from enclip.models.device import resolve_device
+    from enclip.models.student import TextStudent
+    from enclip.pipeline.members import load_member
+
+    members = tuple(ClipEncoder(load_member(registry, member.source, device=device)) for member in manifest.members)
+    _check_dims(folder, "checkpoints", tuple(encoder.dim for encoder in members), manifest)
+    if not manifest.student.num_texts:
+        return members, None
+    student = TextStudent.load(folder / STUDENT, device=resolve_device(device))
+    _check_dims(folder, "student", student.dims, manifest)
+    return members, student
 
 
 def _check_dims(folder: Path, whose: str, dims: tuple[int, ...], manifest: Manifest) -> None:

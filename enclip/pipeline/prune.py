@@ -16,12 +16,11 @@ from typing import Any, Literal
 
 from enclip.blobs import TEMPORARY, Blobs, writing
 from enclip.errors import RegistryError
-from enclip.ledger import unsurpassed_since
-from enclip.pipeline.embed import snapshot_part
-from enclip.pipeline.evaluate import YEAR_DAYS
+from enclip.ledger import YEAR_DAYS, unsurpassed_since
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import aliases_held
 from enclip.pipeline.runs import VALID_ID, ChoiceStep, Plan, RunFolder, StudentStep
+from enclip.pipeline.shards import snapshot_part
 from enclip.recipes import Retention
 from enclip.registry import EPOCH_MODEL, LINKED, RELEASE_MODEL, Registry, StoredVersion
 from enclip.release import Member

@@ -26,9 +26,9 @@ from enclip.models.student import CARD, TextStudent, distil
 from enclip.models.views import views_of
 from enclip.pipeline.bank import BankTexts, bank_texts
 from enclip.pipeline.distil import student_texts
-from enclip.pipeline.embed import array_bytes
 from enclip.pipeline.heads import Values, member_heads, train_values
 from enclip.pipeline.platform import Platform
+from enclip.pipeline.shards import array_bytes
 from enclip.pipeline.soups import STATISTICS_FROM
 from enclip.pipeline.train import sized, training_rows
 from enclip.pipeline.validate import Validator
