@@ -65,6 +65,7 @@ def test_a_line_from_the_searching_thread_has_the_requests_id(service: Service, 
     with service.client() as client:
         for name in ("one", "two"):
             client.post("/v1/search", json={"text": "shirt"}, headers={"X-Request-ID": name})
+    service.stop()  # a request's own line comes after its answer
     lines = [json.loads(line) for line in as_json.getvalue().splitlines()]
     ours = [(line["logger"], line.get("request_id")) for line in lines if line["logger"].startswith("enclip.")]
     assert ours == [
@@ -90,6 +91,7 @@ def test_a_traceback_is_one_line_with_the_requests_id(service: Service, as_json:
 def test_text_has_the_requests_id_at_the_end_of_the_line(service: Service, as_text: io.StringIO) -> None:
     with service.client() as client:
         client.post("/v1/search", json={"text": "shirt"}, headers={"X-Request-ID": "one"})
+    service.stop()
     lines = [line for line in as_text.getvalue().splitlines() if " enclip." in line]
     assert lines[0] == "WARNING enclip.retrieval.deep: Searching. one"
     assert lines[1].startswith("INFO enclip.serving.envelope: POST /v1/search 200 ")
