@@ -82,7 +82,7 @@ def build_module(architecture: Architecture, *, seed: int = 0) -> nn.Module:
     Raises:
         WeightsError: open_clip or timm cannot build this configuration.
     """
-    import open_clip  # here, since it takes half a gigabyte, and most steps build no network
+    import open_clip  # here, since it takes seconds, and most steps build no network
 
     with tempfile.TemporaryDirectory(prefix="enclip-") as folder:
         model_cfg = json.loads(json.dumps(architecture.model_cfg))  # open_clip writes into what it is given
