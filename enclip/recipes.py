@@ -12,6 +12,7 @@ Device = Literal["auto", "cuda", "cpu"]
 Strictness = Literal["strict", "normal", "lenient"]
 Gallery = Literal["image", "name", "hybrid"]
 
+TINY = "tiny"  # the packaged base, which is trained from nothing
 MOST_VIEWS = 4
 
 
@@ -25,7 +26,7 @@ class TrainRecipe(Recipe):
     """One fine-tuning."""
 
     base: str = Field(
-        "tiny",
+        TINY,
         description="Base weights: tiny (trained from nothing), NAME:TAG of open_clip, hf-hub:…, "
         "local-dir:PATH, or champion.",
     )

@@ -11,8 +11,8 @@ from enclip.errors import WeightsError
 from enclip.models.architecture import Architecture, build_module, build_tokenizer
 from enclip.models.checkpoint import CARD, digest_of, load_checkpoint
 from enclip.models.clip import ClipModel
+from enclip.recipes import TINY
 
-TINY = "tiny"
 FRAME_STEP = 4  # px
 MOST_OF_SQUARE = 0.9  # a frame that saves less is not worth another shape
 

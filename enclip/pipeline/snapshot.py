@@ -10,7 +10,7 @@ from enclip.ledger import start_attempt
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import reconcile
 from enclip.pipeline.runs import Origin, Plan, RunFolder, remember_last
-from enclip.recipes import RetrainRecipe
+from enclip.recipes import TINY, RetrainRecipe
 from enclip.retrieval.text import words
 
 SMALLEST_CATALOG = 20
@@ -22,7 +22,8 @@ def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str 
 
     Raises:
         ConfigError: the catalog is too small, a focus category has no product, names are to be searched
-            and there are none, or the base is `champion` and there is none.
+            and there are none, the base is `champion` and there is none, or low-rank updates of `tiny` are
+            asked for.
     """
     folder = RunFolder(platform.blobs, run_id)
     known = folder.find("plan", Plan)
@@ -44,6 +45,11 @@ def take(platform: Platform, run_id: str, recipe: RetrainRecipe, *, dag_id: str 
             raise ConfigError(
                 f"No product has category {', '.join(map(repr, unknown))}.",
                 remedy=f"Known categories: {', '.join(sorted(set(products.category)))[:400]}.",
+            )
+        if recipe.train.lora_rank and recipe.train.base == TINY:
+            raise ConfigError(
+                f"lora_rank={recipe.train.lora_rank} trains small changes of a base, and {TINY} starts from nothing.",
+                remedy="Use lora_rank=0, or a pretrained base.",
             )
         if recipe.release.gallery != "image" and not any(map(words, products.name)):
             raise ConfigError(

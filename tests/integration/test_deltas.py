@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from enclip.catalog.drawn import draw_catalog
-from enclip.errors import TrainingError
+from enclip.errors import ConfigError, TrainingError
 from enclip.models.checkpoint import read_card, read_weights, save_checkpoint
 from enclip.pipeline import retrain as steps
 from enclip.pipeline.ingest import ingest_source
@@ -43,6 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_catalog(root / "catalog", num_products=120, seed=7)
     pretrained = replace(small_clip(architecture=TRANSFORMER), from_scratch=False)
     save_checkpoint(root / "pretrained", pretrained, pixel_side=32)
+    save_checkpoint(root / "random", small_clip(architecture=TRANSFORMER), pixel_side=32)
     return root
 
 
@@ -115,8 +116,13 @@ def test_a_further_training_starts_from_the_champions_whole_weights(platform: Pl
     assert steps.finish(platform, "further").promoted
 
 
-def test_a_base_from_nothing_is_refused_before_anything_is_registered(platform: Platform) -> None:
-    take(platform, "nothing", recipe("tiny"))
+def test_tiny_is_refused_before_a_run_is_planned(platform: Platform) -> None:
+    with pytest.raises(ConfigError, match="tiny starts from nothing"):
+        take(platform, "tiny", recipe("tiny"))
+
+
+def test_a_base_from_nothing_is_refused_before_anything_is_registered(platform: Platform, root: Path) -> None:
+    take(platform, "nothing", recipe(f"local-dir:{root / 'random'}"))
     with pytest.raises(TrainingError, match="starts from nothing"):
         train(platform, "nothing", environment={})
     assert platform.registry.epochs("nothing") == []

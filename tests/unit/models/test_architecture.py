@@ -5,7 +5,8 @@ import torch
 
 from enclip.errors import WeightsError
 from enclip.models.architecture import Architecture, TokenizerSpec, build_module, build_tokenizer
-from enclip.models.bases import TINY, packaged
+from enclip.models.bases import packaged
+from enclip.recipes import TINY
 
 from .small_models import SMALL
 

@@ -1,9 +1,16 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from enclip.config import Settings
+from enclip.errors import TrainingError
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.studies.definition import Setting
@@ -37,6 +44,48 @@ def test_trainings_at_once_are_those_of_one_after_the_other(
         here, there = again.train(training), Lab(platform).train(training)
         assert [epoch.quality for epoch in here] == pytest.approx([epoch.quality for epoch in there], abs=0.05)
     assert len(told) == before, "found, not trained again"
+
+
+def test_a_training_that_was_killed_is_said_and_goes_on_another_time(other_home: Platform, setting: Setting) -> None:
+    wanted = [training.varied(epochs=6) for training in setting.instances_of(1)]
+    told: list[str] = []
+
+    def kill_at_epoch_2(line: str) -> None:
+        told.append(line)
+        if "epoch 2:" in line:
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(TrainingError, match="was killed") as caught:
+        train_side_by_side(other_home.settings, wanted, jobs=2, tell=kill_at_epoch_2)
+    assert "fewer --jobs" in caught.value.remedy
+    assert not multiprocessing.active_children()
+    assert not any("epoch 6:" in line for line in told)
+
+    train_side_by_side(other_home.settings, wanted, jobs=2, tell=told.append)
+    assert sum("epoch 6:" in line for line in told) == len(wanted)
+
+
+def test_ctrl_c_ends_all_of_them(other_home: Platform, setting: Setting, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "enclip", "study", "little-data", "--jobs=2", "--fold=0", "--epochs=200"]
+    process = subprocess.Popen(
+        [*command, f"--base={setting.base}", f"--folder={tmp_path}"],
+        env={**os.environ, "ENCLIP_HOME": str(other_home.settings.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    with process:
+        assert any("epoch 1:" in line for line in process.stdout)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+        left = process.stdout.read()
+        assert process.wait(60) == 130
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    assert "Traceback" not in left
 
 
 @pytest.mark.parametrize(("name", "count"), [("ensemble", 3), ("little-data", 5), ("recipe", 10), ("ablation", 2)])
