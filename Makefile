@@ -33,7 +33,7 @@ up: setup ## Airflow, MLflow and search on this machine, until Ctrl-C
 	$(BIN)/enclip up
 
 test: setup ## All tests; what is not installed (Postgres, S3, a browser) is skipped with a reason
-	$(BIN)/pytest tests/unit tests/integration tests/serving -n 2 --dist loadfile
+	$(BIN)/pytest tests/integration tests/serving tests/unit -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest tests/dags tests/platform
 
 check: setup ## Style, types, import contracts, the lock

@@ -25,6 +25,7 @@ from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
 from enclip.records import ATTRIBUTES, Filters
+from tests.integration.faults.world import root_of, small_base
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +33,14 @@ pytestmark = pytest.mark.slow
 OPEN = GatePolicy(
     margin=2, category_margin=2, tolerance=2, floor=0, max_overfit=2, max_search_ratio=100, max_memory_ratio=100
 )
-RECIPE = RetrainRecipe(
-    train=TrainRecipe(epochs=3, instances=1),
-    release=ReleaseRecipe(min_members=2, max_members=2, cluster_counts=(8,), pulls=(0.0, 0.2)),
-    gate=OPEN,
-)
+
+
+def recipe(platform: Platform) -> RetrainRecipe:
+    return RetrainRecipe(
+        train=TrainRecipe(base=small_base(root_of(platform)), epochs=3),
+        release=ReleaseRecipe(min_members=2, max_members=2, cluster_counts=(8,), pulls=(0.0, 0.2)),
+        gate=OPEN,
+    )
 
 
 def finish(platform: Platform, run_id: str) -> GateStep:
@@ -49,7 +53,7 @@ def finish(platform: Platform, run_id: str) -> GateStep:
 
 def retrained(platform: Platform, run_id: str) -> GateStep:
     """A retraining up to its gate."""
-    take(platform, run_id, RECIPE)
+    take(platform, run_id, recipe(platform))
     train(platform, run_id, environment={})
     choose(platform, run_id)
     return finish(platform, run_id)

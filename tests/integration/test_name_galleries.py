@@ -35,6 +35,7 @@ from enclip.pipeline.train import train
 from enclip.recipes import Gallery, GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
 from enclip.records import Split
 from enclip.release import MANIFEST, read_manifest
+from tests.integration.faults.world import root_of, small_base
 
 pytestmark = pytest.mark.slow
 
@@ -44,9 +45,9 @@ OPEN = GatePolicy(
 IMAGE, HYBRID = 1, 2
 
 
-def recipe(gallery: Gallery) -> RetrainRecipe:
+def recipe(platform: Platform, gallery: Gallery) -> RetrainRecipe:
     return RetrainRecipe(
-        train=TrainRecipe(epochs=3, instances=1),
+        train=TrainRecipe(base=small_base(root_of(platform)), epochs=3),
         release=ReleaseRecipe(
             min_members=2,
             max_members=2,
@@ -70,7 +71,7 @@ def finish(platform: Platform, run_id: str) -> tuple[list[EmbedStep], GateStep]:
 
 
 def retrained(platform: Platform, run_id: str, gallery: Gallery) -> GateStep:
-    take(platform, run_id, recipe(gallery))
+    take(platform, run_id, recipe(platform, gallery))
     train(platform, run_id, environment={})
     choose(platform, run_id)
     return finish(platform, run_id)[1]
@@ -279,7 +280,7 @@ def test_a_catalog_without_names_is_refused_before_anything_is_trained(tmp_path:
     styles.write_text("\n".join([header, *nameless]) + "\n")
     ingest_source(opened, str(folder))
     with pytest.raises(ConfigError, match="No product has a name"):
-        take(opened, "run", recipe("name"))
+        take(opened, "run", recipe(opened, "name"))
 
 
 def test_another_catalog_is_measured_with_its_own_names(platform: Platform, tmp_path: Path) -> None:

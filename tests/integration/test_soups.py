@@ -25,7 +25,7 @@ RUN = "soups"
 # One member may serve, and at least two checkpoints must stand behind it: that is a soup.
 RECIPE = RetrainRecipe(
     train=TrainRecipe(epochs=3, instances=2),
-    release=ReleaseRecipe(min_members=2, max_members=1, soup_epochs=2, cluster_counts=(8,), pulls=(0.0,)),
+    release=ReleaseRecipe(min_members=2, max_members=1, soup_epochs=2, cluster_counts=(8,), pulls=(0.0,), views=1),
 )
 
 

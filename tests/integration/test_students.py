@@ -23,16 +23,15 @@ from enclip.pipeline.train import train
 from enclip.pipeline.validate import Validator
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
 from enclip.records import Split
+from tests.integration.faults.world import small_base
 
 pytestmark = pytest.mark.slow
 
-RECIPE = RetrainRecipe(
-    train=TrainRecipe(epochs=2, instances=2),
-    release=ReleaseRecipe(
-        min_members=2, max_members=2, soup_epochs=0, cluster_counts=(8,), pulls=(0.0,), student_epochs=6, student_loss=1
-    ),
-    gate=GatePolicy(margin=2, category_margin=2, tolerance=2, floor=0, max_overfit=2, max_memory_ratio=100),
+RELEASE = ReleaseRecipe(
+    min_members=2, max_members=2, soup_epochs=0, cluster_counts=(8,), pulls=(0.0,), student_epochs=6, student_loss=1
 )
+
+OPEN = GatePolicy(margin=2, category_margin=2, tolerance=2, floor=0, max_overfit=2, max_memory_ratio=100)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     home = tmp_path_factory.mktemp("students")
     opened = open_platform(Settings(ENCLIP_HOME=home / "enclip", MLFLOW_TRACKING_URI="", ENCLIP_DATABASE_URL=""))
     ingest_source(opened, str(draw_catalog(home / "first", num_products=240, seed=1)))
-    take(opened, "taught", RECIPE)
+    asked = TrainRecipe(base=small_base(home), epochs=2, instances=2)
+    take(opened, "taught", RetrainRecipe(train=asked, release=RELEASE, gate=OPEN))
     train(opened, "taught", environment={})
     steps.finish(opened, "taught")
     return opened

@@ -3,10 +3,8 @@
 import pytest
 
 from enclip.catalog.drawn import draw_catalog
-from enclip.models.checkpoint import save_checkpoint
-from tests.unit.models.small_models import small_clip
 
-from .world import STEPS, World, copy_home, open_home, state_of
+from .world import STEPS, World, copy_home, open_home, small_base, state_of
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +12,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """120 products, and what an unbroken run makes of them."""
     root = tmp_path_factory.mktemp("faults")
     draw_catalog(root / "catalog", num_products=120, seed=7)
-    save_checkpoint(root / "base", small_clip(), pixel_side=32)
+    small_base(root)
     home = root / "home"
     home.mkdir()
     copy_home(home, root / "after-nothing")

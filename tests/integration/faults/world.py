@@ -18,6 +18,7 @@ from sqlalchemy import Engine, event
 
 from enclip import ledger
 from enclip.config import Settings
+from enclip.models.checkpoint import save_checkpoint
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
 from enclip.pipeline.distil import distil_run
@@ -30,18 +31,27 @@ from enclip.pipeline.promote_run import promote_run
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
 from enclip.recipes import GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
+from tests.unit.models.small_models import small_clip
 
 RUN = "first"
+SIDE = 32  # px
 # These tests are about what is lost, not about quality: every gate is wide open.
 OPEN = GatePolicy(
     margin=2, category_margin=2, floor=0, max_overfit=2, max_search_ratio=1e6, max_memory_ratio=1e6, bootstrap=200
 )
 
 
+def small_base(root: Path) -> str:
+    """Base weights of a few thousand numbers beside a home: for tests that are not about quality."""
+    if not (root / "base").is_dir():
+        save_checkpoint(root / "base", small_clip(), pixel_side=SIDE)
+    return f"local-dir:{root / 'base'}"
+
+
 def recipe(root: Path, *, seed: int = 0) -> RetrainRecipe:
     """Two epochs of a few thousand weights, two members, two shards."""
     return RetrainRecipe(
-        train=TrainRecipe(base=f"local-dir:{root / 'base'}", epochs=2, instances=1, batch_size=16, seed=seed),
+        train=TrainRecipe(base=small_base(root), epochs=2, instances=1, batch_size=16, seed=seed),
         release=ReleaseRecipe(min_members=2, max_members=2, cluster_counts=(4,), pulls=(0.0,), shards=2),
         gate=OPEN,
     )
