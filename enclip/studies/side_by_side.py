@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 
 import torch
 
@@ -15,7 +15,9 @@ from enclip.errors import EnclipError, TrainingError
 from enclip.pipeline.platform import open_platform
 from enclip.studies.lab import Lab, Tell, Training
 
-_told: "SimpleQueue[str | None]"
+LISTENS_EVERY_S, ENDS_WITHIN_S = 0.1, 10
+
+_told: "SimpleQueue[str]"
 
 
 def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, jobs: int, tell: Tell) -> None:
@@ -28,11 +30,13 @@ def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, job
     """
     wanted = list(dict.fromkeys(trainings))
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    told: SimpleQueue[str | None] = context.SimpleQueue()
+    told: SimpleQueue[str] = context.SimpleQueue()
+    ended = Event()
 
     def listen() -> None:
-        for line in iter(told.get, None):
-            tell(line)
+        while not (ended.wait(LISTENS_EVERY_S) and told.empty()):
+            while not told.empty():
+                tell(told.get())
 
     teller = Thread(target=listen, daemon=True)
     teller.start()
@@ -45,8 +49,11 @@ def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, job
             pool.shutdown()
         except BaseException as error:  # Ctrl-C too: what was not begun is not begun, what was goes on another time
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
+            children = multiprocessing.active_children()
+            for child in children:
                 child.terminate()
+            for child in children:
+                child.join(ENDS_WITHIN_S)
             if isinstance(error, BrokenProcessPool):
                 raise TrainingError(
                     f"One of {jobs} trainings at once was killed.",
@@ -54,11 +61,12 @@ def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, job
                 ) from error
             raise
     finally:
-        told.put(None)
-        teller.join()
+        # Not by a last line: a process that was killed may hold the lock of the queue for ever, or leave half a line.
+        ended.set()
+        teller.join(ENDS_WITHIN_S)
 
 
-def _begin(threads: int, told: "SimpleQueue[str | None]") -> None:
+def _begin(threads: int, told: "SimpleQueue[str]") -> None:
     global _told
     torch.set_num_threads(threads)
     _told = told
