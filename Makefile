@@ -32,6 +32,7 @@ demo: setup ## The main job on a drawn catalog, or on yours: make demo CATALOG=p
 up: setup ## Airflow, MLflow and search on this machine, until Ctrl-C
 	$(BIN)/enclip up
 
+# Files that take minutes are begun first, and whole platforms run alone: Airflow's API has to answer in time.
 test: setup ## All tests; what is not installed (Postgres, S3, a browser) is skipped with a reason
 	$(BIN)/pytest tests/integration tests/serving tests/unit -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest tests/dags tests/platform

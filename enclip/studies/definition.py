@@ -4,14 +4,14 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
+from enclip.recipes import TINY, Recipe, ReleaseRecipe, TrainRecipe
 from enclip.studies.lab import Training
 
 
 class Setting(Recipe):
     """The trainings that studies share: a release's instances, and one plain run of the same total."""
 
-    base: str = Field("tiny", description="Base weights of all trainings.")
+    base: str = Field(TINY, description="Base weights of all trainings.")
     epochs: int = Field(48, ge=1, description="Epochs of each instance of the release.")
     instances: int = Field(1, ge=1, le=16, description="Instances (seeds) of the release, wholly distinct.")
     plain_epochs: int = Field(0, ge=0, description="Epochs of the one plain run; 0: all of the release's together.")

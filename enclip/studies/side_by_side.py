@@ -34,7 +34,7 @@ def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, job
     ended = Event()
 
     def listen() -> None:
-        while not (ended.wait(LISTENS_EVERY_S) and told.empty()):
+        while not ended.wait(LISTENS_EVERY_S) or not told.empty():
             while not told.empty():
                 tell(told.get())
 

@@ -30,7 +30,6 @@ pytestmark = pytest.mark.slow
 RELEASE = ReleaseRecipe(
     min_members=2, max_members=2, soup_epochs=0, cluster_counts=(8,), pulls=(0.0,), student_epochs=6, student_loss=1
 )
-
 OPEN = GatePolicy(margin=2, category_margin=2, tolerance=2, floor=0, max_overfit=2, max_memory_ratio=100)
 
 

@@ -53,7 +53,8 @@ def test_a_training_that_was_killed_is_said_and_goes_on_another_time(other_home:
     def kill_at_epoch_2(line: str) -> None:
         told.append(line)
         if "epoch 2:" in line:
-            multiprocessing.active_children()[0].kill()
+            for child in multiprocessing.active_children()[:1]:
+                child.kill()
 
     with pytest.raises(TrainingError, match="was killed") as caught:
         train_side_by_side(other_home.settings, wanted, jobs=2, tell=kill_at_epoch_2)
