@@ -397,9 +397,15 @@ def _some(rows: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int
 
 
 def _name(wanted: Training) -> str:
+    """All that a reader needs to tell trainings of one study apart."""
     side = f" at {wanted.side} px" if wanted.side else ""
     start = f" after {wanted.trunk.epoch} of seed {wanted.trunk.training.recipe.seed}" if wanted.trunk else ""
-    return f"fold {wanted.fold}, seed {wanted.recipe.seed}, {wanted.recipe.epochs} epochs{side}{start}"
+    share = f", {wanted.share:.0%} of train" if wanted.share < 1 else ""
+    said = wanted.recipe.model_dump(exclude={"epochs", "instances", "seed", "device"}, exclude_defaults=True)
+    how = "".join(
+        f", {field} {value:g}" if isinstance(value, float) else f", {field} {value}" for field, value in said.items()
+    )
+    return f"fold {wanted.fold}, seed {wanted.recipe.seed}, {wanted.recipe.epochs} epochs{side}{start}{share}{how}"
 
 
 def _soup_name(epochs: Sequence[Epoch], weights: Sequence[float] | None) -> str:

@@ -71,23 +71,6 @@ def ap_of(qrels, run) -> dict[str, float]:
     return {value.query_id: value.value for value in ir_measures.iter_calc([ir_measures.AP @ 10], qrels, run)}
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # numba compiles, and has much to say about it
-def test_with_ties_ranx_finds_our_figures_in_the_file(tied, tmp_path):
-    """ranx divides AP by R too, and compiles for half a minute."""
-    ranx = pytest.importorskip("ranx")
-    queries, rankings = tied
-    write_trec(tmp_path, queries, rankings)
-    theirs = ranx.evaluate(
-        ranx.Qrels.from_file(str(tmp_path / "qrels.trec"), kind="trec"),
-        ranx.Run.from_file(str(tmp_path / "run.trec"), kind="trec"),
-        ["map@10", "precision@1", "precision@10", "recall@1", "recall@10", "mrr"],
-    )
-    ours = evaluate(queries, rankings).of_kind(QueryKind.SPECIFIC)
-    mine = (ours.map_at_10_r, ours.p_at_1, ours.p_at_10, ours.r_at_1, ours.r_at_10, ours.mrr)
-    assert mine == pytest.approx(tuple(theirs.values()))
-
-
 def test_scores_in_the_file_are_positive_and_strictly_fall(gallery, tmp_path):
     queries = build_queries(gallery)
     write_trec(tmp_path, queries, [reverse_ranking(gallery)] * len(queries))

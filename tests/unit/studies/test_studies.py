@@ -143,6 +143,8 @@ def test_shares_of_the_train_split_grow_and_the_whole_is_instance_0(
     products = [row["products"] for row in facts.values()]
     whole = int(np.sum(Lab(platform).fold(0).products.split == Split.TRAIN))
     assert products == [max(2, round(share * whole)) for share in (1.0, 0.5, 0.25, 0.1, 0.05)]
+    told = "\n".join(done.trained)
+    assert [share for share in (50, 25, 10, 5) if f", {share}% of train" not in told] == [], "lines tell them apart"
     material = Material(Lab(platform), setting, 0)
     best = best_of(material.lab.train(setting.instance(0, 0)))
     by_id = np.array([query.query_id for query in material.world.gate.queries]).argsort()
