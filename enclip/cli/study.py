@@ -26,7 +26,7 @@ def study(
         typer.Option(metavar="FIELD=VALUE", help="The release's training differs in it from the plain run's."),
     ] = None,
     base: Annotated[str, typer.Option(help="Base weights of all trainings; local-dir:PATH for a folder.")] = "tiny",
-    fold: Annotated[list[int] | None, typer.Option(min=0, help="Only this fold; may be repeated.")] = None,
+    fold: Annotated[list[int] | None, typer.Option(min=0, max=4, help="Only this fold; may be repeated.")] = None,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Trainings at once, each with its part of the cores.")] = 1,
     folder: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs/reports"),
 ) -> None:

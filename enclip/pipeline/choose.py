@@ -1,6 +1,6 @@
 """Choose the ensemble on *select*: best epoch, soups, uniform last epochs, greedy over all there are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,8 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
             image_MQN.append(scores)
             if with_names:
                 name_MQN.append(select.name_scores(model, scores))
-        chooser = _Chooser(pool, prices, select, plan.recipe.release, num_products=len(products))
+        own = {epoch.version for epoch in trained.epochs}
+        chooser = _Chooser(pool, prices, select, plan.recipe.release, own=own, num_products=len(products))
         step = _with_share(chooser, image_MQN, name_MQN, plan.recipe.release)
         base = next((epoch for epoch in trained.epochs if epoch.epoch == 0), None)
         if base is not None:
@@ -111,6 +112,7 @@ class _Chooser:
         select: Validator,
         recipe: ReleaseRecipe,
         *,
+        own: Collection[int],
         num_products: int,
     ) -> None:
         self._pool, self._prices = pool, prices
@@ -118,6 +120,8 @@ class _Chooser:
         self._recipe = recipe
         self._budget = Budget(recipe, num_products=num_products)
         self._epochs = [row for row, member in enumerate(pool) if not member.ingredients]
+        # Versions that this run has trained; a champion's epochs are of another, whatever their number.
+        self._own = [row for row in self._epochs if pool[row].version in own] or self._epochs
         self._soups = [row for row, member in enumerate(pool) if member.ingredients]
 
     def best(self, score_MQN: Sequence[Floats]) -> tuple[ChoiceStep, float]:
@@ -127,7 +131,7 @@ class _Chooser:
         fewest, most = min(recipe.min_members, len(self._epochs)), min(recipe.max_members, len(pool))
         weightings = {"best epoch": self._single(self._epochs, alone)}
         weightings["uniform last epochs"] = self._largest(
-            most, lambda size: _uniform(_latest(pool, self._epochs, size), len(pool))
+            most, lambda size: _uniform(_latest(pool, self._own, size), len(pool))
         )
         weightings["greedy"] = self._largest(
             most,

@@ -10,6 +10,7 @@ Only pictures are read; what a product's own row says of it has no part in its s
 """
 
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ ITERATIONS = 100  # of L-BFGS: enough, and stopping there only regularises
 INVERSE_PENALTY = 0.03  # best of 0.01 to 0.1 on the real catalog's select split, by nothing that matters
 BLOCK = 16_384
 LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
+
+Words = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +197,7 @@ class AttributeHeads:
         return heads, normaliser
 
     @cached_property
-    def _phrases(self) -> list[dict[tuple[str, ...], int]]:
+    def _phrases(self) -> list[dict[Words, int]]:
         """Per field the words of a value → its column."""
         return [
             {tuple(words(value)): column for column, value in enumerate(values, start)}
@@ -213,13 +216,18 @@ class AttributeHeads:
 
 
 def known_values(products: Products, rows: NDArray[np.int64], fields: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Field → its values in these products, each of at least three of them; a field of fewer than two is left out."""
+    """Field → its values in these products, each of at least three of them; a field of fewer than two is left out.
+
+    Values of the same words ("Navy Blue", "navy blue") are one, by its commonest spelling.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for field in fields:
-        values, counts = np.unique(getattr(products, field)[rows].astype(str), return_counts=True)
-        kept = tuple(str(value) for value in values[(counts >= FEWEST) & (values != "")])
-        if len(kept) > 1:
-            found[field] = kept
+        spellings: defaultdict[Words, Counter[str]] = defaultdict(Counter)
+        for value in getattr(products, field)[rows]:
+            spellings[tuple(words(str(value)))][str(value)] += 1
+        alike = [counts for said, counts in spellings.items() if said and counts.total() >= FEWEST]
+        if len(alike) > 1:
+            found[field] = tuple(sorted(min(counts, key=lambda value: (-counts[value], value)) for counts in alike))
     return found
 
 
@@ -240,25 +248,17 @@ def fit_heads(
         values: as `known_values` found them.
         sharpness: what multiplies embeddings: the penalty then means the same for every member.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     if len(rows) > MOST_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_ROWS, replace=False))
     weights, intercepts = [], []
     for field, known in values.items():
-        label = getattr(products, field)[rows].astype(str)
-        chosen = np.isin(label, known)
-        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(np.asarray(image_ND[rows[chosen]], np.float32) * np.float32(sharpness), label[chosen])
+        column_of = {tuple(words(value)): column for column, value in enumerate(known)}
+        column_N = np.array([column_of.get(tuple(words(str(value))), -1) for value in getattr(products, field)[rows]])
+        chosen = column_N >= 0
         weight_DV, intercept_V = np.zeros((image_ND.shape[1], len(known))), np.full(len(known), -30.0)
-        column_C = np.searchsorted(known, model.classes_)  # a sample may lack a value: it then is very unlikely
-        if len(model.classes_) == 2:  # one row, of the second against the first
-            weight_DV[:, column_C[1]], intercept_V[column_C] = model.coef_[0], [0.0, model.intercept_[0]]
-        else:
-            weight_DV[:, column_C], intercept_V[column_C] = model.coef_.T, model.intercept_
+        scaled_ND = np.asarray(image_ND[rows[chosen]], np.float32) * np.float32(sharpness)
+        column_C, weight_DC, intercept_C = _fit(scaled_ND, column_N[chosen])
+        weight_DV[:, column_C], intercept_V[column_C] = weight_DC, intercept_C  # a value that a sample lacks: unlikely
         weights.append(weight_DV * sharpness)
         intercepts.append(intercept_V)
     return MemberHeads(
@@ -266,7 +266,26 @@ def fit_heads(
     )
 
 
-def _named(spoken: Sequence[str], phrases: dict[tuple[str, ...], int]) -> list[int]:
+def _fit(
+    image_ND: Floats, column_N: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The columns that pictures have, and their `weight_DC` and `intercept_C`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    found = np.unique(column_N)
+    if len(found) < 2:  # nothing to tell apart
+        return found, np.zeros((image_ND.shape[1], len(found))), np.zeros(len(found))
+    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(image_ND, column_N)
+    if len(found) == 2:  # one row, of the second against the first
+        return found, np.vstack([np.zeros_like(model.coef_[0]), model.coef_[0]]).T, np.array([0, model.intercept_[0]])
+    return found, model.coef_.T, model.intercept_
+
+
+def _named(spoken: Sequence[str], phrases: dict[Words, int]) -> list[int]:
     """The columns of phrases in a text, longest first, none over another."""
     found: list[int] = []
     free = [True] * len(spoken)

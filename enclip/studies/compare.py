@@ -28,18 +28,19 @@ def gain(
 ) -> Gain:
     """mAP@10 of one column of `per_query` minus another's: the mean over folds of the means over queries.
 
-    Resampled twice: folds with replacement, and within each of them its queries, as pairs. With one fold
-    the interval speaks of that fold's queries alone. Deviations over queries are widened as in
-    `evaluation.intervals`. A fold that lacks one of the two does not count.
+    Resampled twice: folds with replacement, and within each of them its queries, as pairs, anew for each time that
+    the fold is drawn. With one fold the interval speaks of that fold's queries alone. Deviations over queries are
+    widened as in `evaluation.intervals`. A fold that lacks one of the two does not count.
     """
     chosen = per_query[per_query["kind"] == kind].dropna(subset=[ours, theirs])
     folds = [(part[ours] - part[theirs]).to_numpy(float) for _, part in chosen.groupby("fold")]
     mean = float(np.mean([differences.mean() for differences in folds]))
     rng = np.random.default_rng(0)
-    resampled_BF = np.stack([_resampled_means(differences, resamples, rng) for differences in folds], axis=1)
-    picked_BF = rng.integers(0, len(folds), resampled_BF.shape)
-    totals = np.take_along_axis(resampled_BF, picked_BF, axis=1).mean(axis=1)
-    low, high = np.quantile(totals, [0.025, 0.975])
+    total_B = np.zeros(resamples)
+    for _ in folds:
+        resampled_FB = np.stack([_resampled_means(differences, resamples, rng) for differences in folds])
+        total_B += resampled_FB[rng.integers(0, len(folds), resamples), np.arange(resamples)]
+    low, high = np.quantile(total_B / len(folds), [0.025, 0.975])
     return Gain(mean, float(low), float(high), len(folds))
 
 

@@ -1,6 +1,7 @@
 """What a study is: its question, what it trains, and over how many folds. One typed definition, saved in its report."""
 
-from typing import Any
+import hashlib
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -20,7 +21,9 @@ class Setting(Recipe):
         {}, description="Fields of TrainRecipe in which the release's instances differ from the plain run."
     )
     offered: int = Field(5, ge=1, description="Last epochs of each instance that may become members.")
-    folds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Assignments of groups to splits, with seeds.")
+    folds: tuple[Annotated[int, Field(ge=0, le=4)], ...] = Field(
+        (0, 1, 2), min_length=1, description="Assignments of groups to splits, with seeds."
+    )
     release: ReleaseRecipe = Field(ReleaseRecipe(), description="How the release is chosen on select.")
 
     @field_validator("varied")
@@ -31,8 +34,8 @@ class Setting(Recipe):
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{first['loc'][0]}: {first['msg']}") from error
-        if taken := {"base", "epochs", "instances", "seed"} & set(varied):
-            raise ValueError(f"{', '.join(sorted(taken))}: the setting's own")
+        if taken := {"base", "epochs", "instances", "seed", "pixel_side", "device"} & set(varied):
+            raise ValueError(f"{', '.join(sorted(taken))}: fixed by the study")
         return asked
 
     def baseline(self, fold: int) -> Training:
@@ -61,6 +64,16 @@ class Setting(Recipe):
             f"Base `{self.base}`, {self.instances} instances of {self.epochs} epochs{side}{how}, against one plain "
             f"cosine run of {plain}"
         )
+
+    def options(self) -> str:
+        """What `enclip study NAME` is called with for it, where that is not the default."""
+        own = self.model_dump(include={"base", "epochs", "instances", "plain_epochs", "side"}, exclude_defaults=True)
+        named = [f" --{name.replace('_', '-')} {value}" for name, value in own.items()]
+        return "".join([*named, *(f" --vary {name}={value}" for name, value in self.varied.items())])
+
+    def digest(self) -> str:
+        """8 hex digits of all but the folds."""
+        return hashlib.sha256(self.model_dump_json(exclude={"folds"}).encode()).hexdigest()[:8]
 
     def little(self, fold: int, share: float) -> Training:
         """One instance on a share of the train split."""

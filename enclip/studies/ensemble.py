@@ -3,6 +3,7 @@
 from enclip.pipeline.gallery import without_bank
 from enclip.studies.findings import Findings
 from enclip.studies.material import Material
+from enclip.studies.size import newest_first
 
 BASELINE, RELEASE, BEST_MEMBER = "plain run, best epoch", "release", "release's best member"
 MEMBER_AS_RELEASE = "release's best member, as a release"
@@ -18,10 +19,8 @@ def run(material: Material) -> Findings:
     members, weights = material.ensemble
     tuned = material.release.searcher
     best = max(range(len(members)), key=lambda row: members[row].quality)
-    last = [epoch for layer in zip(*(epochs[::-1] for epochs in material.instances), strict=True) for epoch in layer][
-        :5
-    ]
-    alone = tuned.member(best)
+    last = newest_first(material.instances)[:5]
+    alone = material.tuned([members[best]], [1.0])
     single = material.tuned([material.best_epoch], [1.0])
     baseline = material.tuned([material.baseline], [1.0])
     one_view = material.tuned(members, weights, views=1).searcher
@@ -32,7 +31,7 @@ def run(material: Material) -> Findings:
         UNIFORM: material.ap(material.weighted(last, [1 / len(last)] * len(last))),
         GREEDY: material.ap(material.weighted(members, weights)),
         BEST_MEMBER: material.ap(material.scores(members[best])),
-        MEMBER_AS_RELEASE: material.searched(alone, [members[best]]),
+        MEMBER_AS_RELEASE: material.searched(alone.searcher, [members[best]]),
         "best epoch as a release": material.searched(single.searcher, [material.best_epoch]),
         ONE_VIEW: material.searched(one_view, members),
         WITHOUT_BANK: material.searched(without_bank(tuned), members),

@@ -1,5 +1,6 @@
 """What studies share: trainings by recipe, fold and seed, and what their epochs make of pictures and words. Cached."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ from pydantic import Field
 
 from enclip.blobs import write_whole
 from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, take_snapshot, typical_aspect
+from enclip.errors import CatalogError
 from enclip.models import training
 from enclip.models.bases import at_frame, at_side, load_base
 from enclip.models.checkpoint import load_checkpoint, read_card, save_checkpoint
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
 CHANGED_AT_ONCE = 1024  # pictures: more would take memory by the gigabyte
+LONGEST_NAME = 200  # of a soup's folder: file systems take 255 bytes
 
 
 class Training(Recipe):
@@ -89,13 +92,23 @@ class Embedded:
 
 
 class Fold:
-    """The catalog with one assignment of splits: queries, galleries and the bank."""
+    """The catalog with one assignment of splits: queries, galleries and the bank.
+
+    Raises:
+        CatalogError: nothing can be measured in it.
+    """
 
     def __init__(self, number: int, products: Products) -> None:
         self.number = number
         self.products = rotated(products, number)
         self.select = Validator(self.products, split=Split.SELECT)
         self.gate = Validator(self.products, split=Split.GATE)
+        for split, side in ((Split.SELECT, self.select), (Split.GATE, self.gate)):
+            if not side.queries:
+                raise CatalogError(
+                    f"Fold {number} has no query to ask of its {len(side.gallery)} products in {split}.",
+                    remedy="Take in a catalog with more products, and with an articleType for them.",
+                )
 
     @cached_property
     def bank(self) -> BankTexts:
@@ -138,11 +151,6 @@ class Lab:
         self._root = platform.scratch / "studies" / f"{self.snapshot[:16]}{shape}"
         self.device = resolve_device("auto")
 
-    @property
-    def num_products(self) -> int:
-        """Products of the catalog."""
-        return len(self._products)
-
     def fold(self, number: int) -> Fold:
         """One assignment of splits."""
         if number not in self._folds:
@@ -150,14 +158,23 @@ class Lab:
         return self._folds[number]
 
     def train(self, wanted: Training) -> list[Epoch]:
-        """The epochs of a training, the untuned base first."""
+        """The epochs of a training, the untuned base first. What another process is training is waited for."""
         folder = self._folder(wanted)
         known = folder / "epochs.json"
-        if known.is_file():
-            return [self._epoch(wanted, folder, row) for row in json.loads(known.read_bytes())]
+        if not known.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "lock", "a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+                if not known.is_file():
+                    write_whole(known, json.dumps(self._trained(wanted, folder)).encode())
+                    (folder / "state.pt").unlink(missing_ok=True)
+        return [self._epoch(wanted, folder, row) for row in json.loads(known.read_bytes())]
+
+    def _trained(self, wanted: Training, folder: Path) -> list[dict[str, Any]]:
+        """Train; the rows of `Epoch`."""
         fold, model, rows = self.fold(wanted.fold), self._start(wanted), self._rows(wanted)
         pixels = self.pixels(model)
-        found = []
+        found: list[dict[str, Any]] = []
         for result in training.fit(
             model,
             training.TrainingData(products=fold.products, pixels=pixels, rows=rows),
@@ -177,9 +194,7 @@ class Lab:
             )
             self._tell(f"{_name(wanted)}, epoch {result.epoch}: {result.metrics['quality']:.3f} on select")
         self._log(wanted, folder.name, found)
-        write_whole(known, json.dumps(found).encode())
-        (folder / "state.pt").unlink(missing_ok=True)
-        return [self._epoch(wanted, folder, row) for row in found]
+        return found
 
     def soup(self, epochs: Sequence[Epoch], weights: Sequence[float] | None = None) -> Epoch:
         """One checkpoint with the mean of the epochs' weights, uniform without `weights`; beside the last of them.
@@ -352,7 +367,7 @@ class Lab:
         if wanted.trunk:
             params["trunk"] = f"{digest(wanted.trunk.training)}, epoch {wanted.trunk.epoch}"
         mlflow_run_id = registry.open_run(
-            f"study-training-{name}",
+            f"study-training-{self.snapshot[:8]}-{name}",
             kind="study training",
             params={**params, **wanted.recipe.model_dump(mode="json")},
         )
@@ -417,4 +432,7 @@ def _soup_name(epochs: Sequence[Epoch], weights: Sequence[float] | None) -> str:
     ]
     if weights is not None:
         named = [f"{name}x{weight:g}" for name, weight in zip(named, weights, strict=True)]
-    return f"soup-of-{'-'.join(named)}"
+    name = f"soup-of-{'-'.join(named)}"
+    if len(name) > LONGEST_NAME:
+        return f"soup-of-{len(named)}-{hashlib.sha256(name.encode()).hexdigest()[:20]}"
+    return name

@@ -42,10 +42,10 @@ class Report:
         # Now: a fold takes hours, in which a checkout moves on.
         self._code = {"git_commit": git_commit(), "code_sha256": code_sha256()}
         self._setting = setting
-        known = self._known()
-        self.per_query: pd.DataFrame = known[0] if known else pd.DataFrame(columns=list(ABOUT))
-        self.facts: dict[str, dict[str, Fact]] = known[1] if known else {}
-        self._code_of: dict[str, dict[str, str]] = known[2] if known else {}
+        self.per_query = pd.DataFrame(columns=list(ABOUT))
+        self.facts: dict[str, dict[str, Fact]] = {}
+        self._code_of: dict[str, dict[str, str]] = {}
+        self._take_in_known()
 
     @property
     def folds(self) -> list[int]:
@@ -54,6 +54,7 @@ class Report:
 
     def add(self, fold: int, rows: pd.DataFrame, facts: Mapping[str, Fact]) -> None:
         """Put a fold in, in the place of what it said before."""
+        self._take_in_known()  # what another run has added meanwhile
         others = self.per_query[self.per_query["fold"] != fold]
         self.per_query = rows if others.empty else pd.concat([others, rows], ignore_index=True)
         # A system that only the fold's earlier version had is gone.
@@ -173,9 +174,9 @@ class Report:
         missing = sorted(set(self._setting.folds) - set(self.folds))
         parts = [
             f"# {self._title}\n",
-            f"Study `{self._name}`; made by `enclip study {self._name}`. {self._setting.said()}. "
-            f"Folds {', '.join(map(str, self.folds))}, each with its own seeds; every choice was made on *select*, "
-            "every figure is of *gate*: "
+            f"Study `{self._name}`; made by `enclip study {self._name}{self._setting.options()}`. "
+            f"{self._setting.said()}. Folds {', '.join(map(str, self.folds))}, each with its own seeds; every choice "
+            "was made on *select*, every figure is of *gate*: "
             + ", ".join(f"{counts[kind]} {kind} queries" for kind in kinds)
             + ". Means over folds of means over queries; 95% intervals resample folds and, as pairs, queries.\n",
         ]
@@ -256,18 +257,32 @@ class Report:
     def _kinds(self) -> list[str]:
         return [kind for kind in KINDS if (self.per_query["kind"] == kind).any()]
 
+    def _take_in_known(self) -> None:
+        """Take in the folds that another run of the very same study has written and this one does not have."""
+        known = self._known()
+        if known is None:
+            return
+        rows, facts, code_of = known
+        new = rows[~rows["fold"].isin(self.folds)]
+        if not new.empty:
+            self.per_query = new if self.per_query.empty else pd.concat([self.per_query, new], ignore_index=True)
+        self.facts = {**facts, **self.facts}
+        self._code_of = {**code_of, **self._code_of}
+
     def _known(self) -> tuple[pd.DataFrame, dict[str, dict[str, Fact]], dict[str, dict[str, str]]] | None:
-        """What an earlier run of the very same study has written."""
+        """What lies in the folder, if it is of the very same study."""
         path, rows = self._folder / f"{self._name}.json", self._folder / f"{self._name}.per_query.csv"
         if not (path.is_file() and rows.is_file()):
             return None
         document = json.loads(path.read_bytes())
-        # Fields that a setting has gained since have their defaults in an older report.
+        # Fields that a setting has gained since have their defaults in an older report, or what was done then.
+        document["setting"]["release"].setdefault("views", 1)
         document["setting"] = Setting.model_validate(document["setting"]).model_dump(mode="json", exclude={"folds"})
         document.setdefault("aspect", 1.0)  # of reports from before there were frames
         if any(document.get(key) != value for key, value in self._about.items()):
             return None
-        per_query = pd.read_csv(rows, keep_default_na=False)  # a category may be called NA
+        # A category may be called NA, or 007.
+        per_query = pd.read_csv(rows, keep_default_na=False, dtype=dict.fromkeys(("query_id", "kind", "category"), str))
         systems = [column for column in per_query.columns if column not in ABOUT]
         per_query[systems] = per_query[systems].apply(pd.to_numeric, errors="coerce")  # a fold may lack a system
         return per_query, document["facts"], document.get("code_of_folds", {})

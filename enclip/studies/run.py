@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from enclip.catalog.store import without_prices
 from enclip.errors import ConfigError
 from enclip.pipeline.platform import Platform
 from enclip.studies import (
@@ -163,9 +164,12 @@ def run_study(
         raise ConfigError(f"There is no study {name!r}.", remedy=f"Choose one of: {', '.join(STUDIES)}.")
     study, lab = STUDIES[name], Lab(platform, tell=tell)
     folder.mkdir(parents=True, exist_ok=True)
-    report = Report(folder, name, title=study.question, setting=setting, snapshot=lab.snapshot, aspect=lab.aspect)
+    for fold in folds:
+        lab.fold(fold)  # refuses, before hours of training, a catalog that asks nothing
+    learned_from = without_prices(lab.snapshot)
+    report = Report(folder, name, title=study.question, setting=setting, snapshot=learned_from, aspect=lab.aspect)
     mlflow_run_id = platform.registry.open_run(
-        f"study-{name}",
+        f"study-{name}-{learned_from[:8]}-{setting.digest()}",
         kind="study",
         params={"snapshot": lab.snapshot, **setting.model_dump(mode="json", exclude={"release"})},
         tags={"question": study.question},

@@ -17,7 +17,7 @@ def run(material: Material) -> Findings:
     Every size from 1 to 12 for which there are so many epochs to take; of equal ensembles the first is shown.
     """
     instances = material.instances
-    first, spread = instances[0], _newest_first(instances)
+    first, spread = instances[0], newest_first(instances)
     systems = {"1 best epoch": material.ap(material.scores(material.best_epoch))}
     facts: dict[str, Fact] = {}
     for size in SIZES:
@@ -37,7 +37,7 @@ def run(material: Material) -> Findings:
     return Findings(systems, facts)
 
 
-def _newest_first(instances: Sequence[Sequence[Epoch]]) -> list[Epoch]:
+def newest_first(instances: Sequence[Sequence[Epoch]]) -> list[Epoch]:
     """The last epoch of each instance, then the last but one of each, while each has one."""
     backwards = (reversed(epochs) for epochs in instances)
     return [epoch for layer in zip(*backwards, strict=False) for epoch in layer]

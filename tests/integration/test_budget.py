@@ -104,6 +104,16 @@ def test_beyond_exact_up_to_a_release_and_its_refresh_look_into_cells(platform: 
         assert len(opened.search(text="red shirt", k=5).hits) == 5
 
 
+def test_last_epochs_are_this_run_s_though_the_champion_trained_longer(platform: Platform) -> None:
+    chosen(platform)
+    promote_by_hand(platform, released(platform, "run"))
+    take(platform, "short", RetrainRecipe(train=TrainRecipe(epochs=1), release=ReleaseRecipe(soup_epochs=0)))
+    train(platform, "short", environment={})
+    versions = {candidate.name: candidate.versions for candidate in choose(platform, "short").candidates}
+    (last,) = [epoch.version for epoch in platform.registry.epochs("short") if epoch.epoch == 1]
+    assert versions["uniform last epochs"] == (last,)
+
+
 def released(platform: Platform, run_id: str) -> int:
     embed_all(platform, run_id)
     return build(platform, run_id).release

@@ -218,6 +218,33 @@ def test_values_that_are_rare_or_alone_have_no_head() -> None:
     assert known_values(products, np.arange(10), fields) == {"base_colour": ("Blue", "Red")}
 
 
+def test_spellings_of_one_value_are_one() -> None:
+    """Words meet a value whatever its case or number; so does what is learned of it."""
+    spelled = {"Navy Blue": ["Navy Blue", "Navy Blue", "navy blue", "NAVY  BLUE"], "Red": ["Red", "Reds", "red", "Red"]}
+    rows = [colour for colours in spelled.values() for colour in colours] + ["–"] * 4
+    products = Products.from_rows(
+        [Product(f"p{row:02d}", "", f"{row:064x}", base_colour=colour) for row, colour in enumerate(rows)]
+    )
+    every = np.arange(len(rows))
+    values = known_values(products, every, ["base_colour"])
+    assert values == {"base_colour": ("Navy Blue", "Red")}
+    image_ND = unit(np.repeat(np.eye(3), 4, axis=0))
+    made = fit_heads(products, every, image_ND, values, sharpness=20.0)
+    logit_NV = image_ND @ made.weight_DV + made.intercept_V
+    assert (logit_NV[:8].argmax(axis=1) == [0] * 4 + [1] * 4).all()
+    # The intercept of classes of one size alone would say the same of both, had a spelling been left out.
+    assert np.ptp(logit_NV[:4] @ [1, -1]) < 1e-3 and np.ptp(logit_NV[4:8] @ [1, -1]) < 1e-3
+
+
+def test_a_sample_of_one_value_alone_tells_nothing_apart() -> None:
+    products = Products.from_rows(
+        [Product(f"p{row}", "", f"{row:064x}", base_colour="Red" if row else "Blue") for row in range(8)]
+    )
+    image_ND = unit(np.random.default_rng(0).normal(size=(8, 4)))
+    made = fit_heads(products, np.arange(1, 8), image_ND, {"base_colour": ("Blue", "Red")}, sharpness=20.0)
+    assert not made.weight_DV.any() and made.intercept_V[1] == 0 > made.intercept_V[0]
+
+
 def test_two_values_are_a_softmax_as_well() -> None:
     products = catalog(100)
     kept = fit_heads(products, np.arange(100), blocks(products)[0], {"article_type": TYPES}, sharpness=SHARPNESS)

@@ -26,7 +26,12 @@ def test_a_plain_run_has_all_of_the_release_s_epochs_where_none_are_said() -> No
 
 @pytest.mark.parametrize(
     ("varied", "message"),
-    [({"mix": 2}, "less than or equal to 1"), ({"mixt": 1}, "Extra inputs"), ({"seed": 1}, "seed: the setting's own")],
+    [
+        ({"mix": 2}, "less than or equal to 1"),
+        ({"mixt": 1}, "Extra inputs"),
+        ({"seed": 1}, "seed: fixed by the study"),
+        ({"pixel_side": 96}, "pixel_side: fixed"),
+    ],
 )
 def test_what_is_no_technique_of_a_training_is_refused(varied: dict[str, float], message: str) -> None:
     with pytest.raises(ValidationError, match=message):

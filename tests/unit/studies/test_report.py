@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from enclip.pipeline.snapshot import code_sha256, git_commit
+from enclip.recipes import ReleaseRecipe
 from enclip.studies.compare import gain, means
 from enclip.studies.definition import Setting
 from enclip.studies.report import Report
@@ -162,6 +163,52 @@ def test_a_report_says_which_code_made_it(tmp_path: Path) -> None:
     again.add(1, rows(1, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4]}), {})
     again.write(headlines=HEADLINE)
     assert written(tmp_path)["code_of_folds"] == {"0": old, "1": code}
+
+
+def test_two_runs_of_a_fold_each_keep_both(tmp_path: Path) -> None:
+    one, other = report(tmp_path), report(tmp_path)
+    one.add(0, rows(0, {"theirs": [0.1], "ours": [0.3]}), {"row": {"fold": 0}})
+    one.write(headlines=HEADLINE)
+    other.add(1, rows(1, {"theirs": [0.5], "ours": [0.6]}), {"row": {"fold": 1}})
+    other.write(headlines=HEADLINE)
+    assert written(tmp_path)["folds"] == [0, 1] and set(written(tmp_path)["facts"]) == {"0", "1"}
+    assert set(written(tmp_path)["code_of_folds"]) == {"0", "1"}
+
+
+def test_what_was_found_by_one_view_is_no_fold_of_a_release_with_four(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"theirs": [0.1], "ours": [0.3]}), {})
+    found.write(headlines=HEADLINE)
+    document = written(tmp_path)
+    del document["setting"]["release"]["views"]  # as reports were before there were views
+    (tmp_path / "study.json").write_text(json.dumps(document))
+    assert report(tmp_path).folds == []
+    assert report(tmp_path, Setting(release=ReleaseRecipe(views=1))).folds == [0]
+
+
+def test_a_category_of_digits_keeps_them(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"theirs": [0.1], "ours": [0.3]}).assign(category="007"), {})
+    found.write(headlines=HEADLINE)
+    assert list(report(tmp_path).per_query["category"]) == ["007"]
+
+
+def test_a_report_names_the_command_that_made_it(tmp_path: Path) -> None:
+    found = report(tmp_path, Setting(epochs=12, side=48, varied={"mix": 0.5}))
+    found.add(0, rows(0, {"theirs": [0.1], "ours": [0.3]}), {})
+    found.write(headlines=HEADLINE)
+    assert "made by `enclip study study --epochs 12 --side 48 --vary mix=0.5`." in (tmp_path / "study.md").read_text()
+
+
+def test_an_interval_knows_that_folds_are_of_other_queries() -> None:
+    """Three folds of equal means: what is left is the chance of 3 × 200 queries, each fold's by itself."""
+    chance = np.random.default_rng(0)
+    differences = chance.normal(0, 0.3, (3, 200))
+    differences += 0.1 - differences.mean(axis=1, keepdims=True)
+    table = pd.concat([rows(fold, {"theirs": np.zeros(200), "ours": found}) for fold, found in enumerate(differences)])
+    found = gain(table, "ours", "theirs")
+    expected = 2 * 1.96 * differences.std() / np.sqrt(differences.size)
+    assert found.high - found.low == pytest.approx(expected, rel=0.06)
 
 
 def test_a_gain_is_the_mean_over_folds_of_paired_differences() -> None:

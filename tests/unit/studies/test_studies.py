@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_type_hints
 
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 from enclip.cli.study import study as study_command
-from enclip.errors import ConfigError
-from enclip.pipeline.platform import Platform
+from enclip.config import Settings
+from enclip.errors import CatalogError, ConfigError
+from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.platform import Platform, open_platform
 from enclip.recipes import ADDED_LATER, TrainRecipe
 from enclip.records import Split
 from enclip.studies import clusters, recipe
@@ -22,6 +25,7 @@ from enclip.studies.lab import Lab, Training, best_of
 from enclip.studies.material import Material
 from enclip.studies.report import ABOUT
 from enclip.studies.run import STUDIES, run_study
+from enclip.studies.size import newest_first
 
 from .conftest import NOWHERE, Ran
 
@@ -105,6 +109,35 @@ def test_there_is_one_error_for_an_unknown_study(platform: Platform, setting: Se
     with pytest.raises(ConfigError, match=r"no study 'ensembles'\. Choose one of: ensemble, clusters"):
         run_study(platform, "ensembles", setting, folds=(0,), folder=tmp_path / "none", tell=print)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_catalog_that_asks_nothing_is_refused_before_it_is_trained(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for row in range(40):
+        colour = tuple(np.random.default_rng(row).integers(0, 255, 3).tolist())
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "images" / f"{row}.png")
+    lines = ["id,productDisplayName", *(f"{row},Thing number {row}" for row in range(40))]
+    (tmp_path / "styles.csv").write_text("\n".join(lines))
+    named_only = open_platform(Settings(ENCLIP_HOME=tmp_path / "home"))
+    ingest_source(named_only, str(tmp_path))
+    told: list[str] = []
+    with pytest.raises(CatalogError, match=r"Fold 0 has no query to ask of its \d+ products in select"):
+        run_study(named_only, "ensemble", setting, folds=(0,), folder=tmp_path / "none", tell=told.append, jobs=2)
+    assert told == [] and not list(named_only.scratch.glob("studies/*/*"))
+
+
+def test_a_training_that_another_process_is_at_is_waited_for(platform: Platform, setting: Setting) -> None:
+    wanted = setting.instance(0, 8)  # no study's
+    told: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda tell: Lab(platform, tell=tell).train(wanted), [told.append] * 2)
+    assert one == other and len(told) == 3, "trained once"
+
+
+def test_instances_may_end_early(platform: Platform, setting: Setting) -> None:
+    """With patience; the last epochs of each are then of other numbers."""
+    (first, *_), second = Material(Lab(platform), setting, 0).instances
+    assert newest_first([[first], second]) == [first, second[-1]]
 
 
 def test_help_names_every_study() -> None:
