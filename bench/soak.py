@@ -25,7 +25,7 @@ from served import Load, Server, register_release, requests_of, served
 
 from enclip.catalog.drawn import draw_catalog
 from enclip.config import Settings
-from enclip.evaluation.report import markdown_table
+from enclip.evaluation.markdown import markdown_table
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.registry import CHAMPION

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from worlds import drawn_training_data
 
-from enclip.evaluation.report import markdown_table
+from enclip.evaluation.markdown import markdown_table
 from enclip.models.bases import load_base
 from enclip.models.training import fit
 from enclip.recipes import TrainRecipe

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from enclip.config import Settings
 from enclip.evaluation.intervals import paired_bootstrap
+from enclip.evaluation.markdown import markdown_table
 from enclip.evaluation.metrics import ap_at_10_of_scores
-from enclip.evaluation.report import markdown_table
 from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.platform import open_platform

@@ -1,7 +1,6 @@
 """Rows → products: only what is new or changed, in batches that can be interrupted and run again (D14)."""
 
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from enclip.catalog.images import decode, image_key, sha256
 from enclip.catalog.lock import LONGEST_WAIT_S, ingest_lock
 from enclip.catalog.read import CatalogSource
 from enclip.catalog.store import Arrival, CatalogStore, Known, PictureFacts, content_hash
+from enclip.cores import available_cores
 from enclip.errors import CatalogError, StoreError, first_line
 from enclip.records import IngestReport, Product, Rejection
 
@@ -85,7 +85,7 @@ def ingest(
     with ingest_lock(store.engine, wait_s=wait_s), closing(_Ids()) as ids:
         tally = _Tally(ids)
         total = source.num_rows() if progress is not None else None
-        with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as workers:
+        with ThreadPoolExecutor(max_workers=min(8, available_cores() + 2)) as workers:
 
             def look(batch: list[RawRow]) -> list[Future[_Outcome]]:
                 known = store.known([row.product.product_id for row in batch])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from enclip.blobs import Blobs, writing
 from enclip.catalog.images import decode, fit_square, image_key, size_of
 from enclip.catalog.store import CatalogDigest, CatalogStore, content_hash, without_prices
+from enclip.cores import available_cores
 from enclip.errors import ImageError, SnapshotError, StoreError
 from enclip.product_table import from_table, to_table
 from enclip.records import Products
@@ -167,7 +168,7 @@ def pictures(
         StoreError, ImageError: as `pixel_map`.
     """
     known = _existing(_map_path(scratch, digest, side), (len(products), side, side, 3))
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as workers:
+    with ThreadPoolExecutor(max_workers=available_cores()) as workers:
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
             if known is not None:
@@ -198,7 +199,7 @@ def _decode_all(products: Products, blobs: Blobs, path: Path, *, side: int, prog
         pixels[row] = _decoded(products, blobs, row, side)
 
     # Pillow lets go of the interpreter while it decodes and resizes, so threads do.
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as workers:
+    with ThreadPoolExecutor(max_workers=available_cores()) as workers:
         for start in range(0, len(products), CHUNK):
             stop = min(start + CHUNK, len(products))
             list(workers.map(fill, range(start, stop)))

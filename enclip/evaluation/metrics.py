@@ -13,7 +13,7 @@ A query that is answered with nothing scores 0; P@10 of a short answer still div
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +25,6 @@ from enclip.evaluation.queries import headline_kind
 from enclip.records import Query, QueryKind, Ranking
 
 CUTOFF = 10
-
-
-def metric_key(name: str) -> str:
-    """A metric's name in prose → its key in MLflow and JSON: "mAP@10" → "map_at_10".
-
-    MLflow refuses `@`; spaces become `_`, everything is lower case.
-    """
-    return name.strip().lower().replace("@", "_at_").replace(" ", "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +88,6 @@ class Evaluation:
             if result.kind == (kind or self.headline):
                 grouped[result.category].append(result)
         return {category: means(grouped[category]) for category in sorted(grouped)}
-
-    def ap_by_query(self, kind: QueryKind | None = None) -> dict[str, float]:
-        """AP@10 per query id over one kind (the headline's): what is compared in pairs."""
-        return {result.query_id: result.ap_at_10 for result in self.results if result.kind == (kind or self.headline)}
 
     def category_spread(self) -> float:
         """Best minus worst category's mAP@10, over the headline's; 0 with fewer than two categories."""
@@ -201,21 +189,3 @@ def relevance(queries: Sequence[Query], product_ids: Sequence[str] | NDArray[np.
     for row, query in enumerate(queries):
         relevant_QN[row, [row_of[product_id] for product_id in query.relevant if product_id in row_of]] = True
     return relevant_QN
-
-
-def paired(
-    ours: Mapping[str, float], theirs: Mapping[str, float]
-) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Query ids and both sides' values, aligned.
-
-    Raises:
-        EnclipError: the sides did not answer the same queries.
-    """
-    if ours.keys() != theirs.keys():
-        odd = sorted(ours.keys() ^ theirs.keys())
-        raise EnclipError(
-            f"Two releases answered different queries: {len(odd)} on one side only, such as {odd[0]!r}.",
-            remedy="Measure both over the same gallery.",
-        )
-    ids = tuple(sorted(ours))
-    return ids, np.array([ours[key] for key in ids], float), np.array([theirs[key] for key in ids], float)

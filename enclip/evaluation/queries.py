@@ -58,14 +58,6 @@ def category_map(products: Products) -> dict[str, str]:
     return dict(zip(products.product_id, products.category, strict=True))
 
 
-def master_categories(products: Products) -> dict[str, str]:
-    """category → the masterCategory of most of its products: what insufficient categories are pooled by."""
-    masters: dict[str, Counter[str]] = defaultdict(Counter)
-    for category, master in zip(products.category, products.master_category, strict=True):
-        masters[category or NO_CATEGORY][master or NO_CATEGORY] += 1
-    return {category: _commonest(counts) for category, counts in masters.items()}
-
-
 def _specific_queries(gallery: Products) -> list[Query]:
     describing = tuple(name for name in ("gender", "base_colour") if any(getattr(gallery, name)))
     if not describing:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from enclip.catalog.images import decode, image_key
 from enclip.errors import EnclipError
+from enclip.evaluation.markdown import markdown_table
 from enclip.evaluation.plots import plot_categories, plot_clusters, plot_epochs
-from enclip.evaluation.report import markdown_table
 from enclip.pipeline.audit import audit_searcher, draw_suspects, write_audit
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform

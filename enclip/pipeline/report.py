@@ -11,9 +11,10 @@ import numpy as np
 
 from enclip.blobs import write_whole
 from enclip.catalog.snapshot import load_snapshot, pixel_map
+from enclip.cores import available_cores
 from enclip.evaluation.intervals import paired_bootstrap
+from enclip.evaluation.markdown import markdown_table
 from enclip.evaluation.metrics import evaluate
-from enclip.evaluation.report import markdown_table
 from enclip.pipeline.measure import measure_release
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import open_release
@@ -86,7 +87,7 @@ def write_report(
         "num_gate_products": len(gate.gallery),
         "gallery": gallery.model_dump(mode="json"),
         "protocols": {label: protocols.get(label, gallery.protocol) for label in measured},
-        "machine": f"{machine.machine()}, {_cpu_count()} CPU cores, device {trained.device}",
+        "machine": f"{machine.machine()}, {available_cores()} CPU cores, device {trained.device}",
         "epochs": [_epoch_figures(gate, epoch, score_by_version[epoch.version]) for epoch in trained.epochs],
         "systems": {
             label: {
@@ -188,12 +189,6 @@ def _wall(timings: list[Timing]) -> dict[str, float]:
         between += max(0.0, began - end)
         end = max(end, began + seconds)
     return {"seconds": round(end - start, 1), "between_steps": round(between, 1)}
-
-
-def _cpu_count() -> int:
-    import os
-
-    return os.cpu_count() or 1
 
 
 def _markdown(figures: dict[str, Any], name: str) -> str:

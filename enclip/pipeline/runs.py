@@ -313,8 +313,3 @@ def peak_memory_mb() -> float:
     """High-water mark of this process's resident memory, or its largest child's, in MB."""
     scale = 1024 if sys.platform.startswith("linux") else 1024 * 1024
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / scale
-
-
-def as_json(record: Any) -> str:
-    """A record as one line of JSON."""
-    return str(record.model_dump_json())

@@ -221,12 +221,6 @@ class Searcher(Scorer):
         """
         return self._filters.without(product_ids, keep=keep)
 
-    def mask_of(self, product_ids: frozenset[str]) -> Mask:
-        """`[N]` bool: only these products (a gallery to measure on); ids that are not here are ignored."""
-        mask = np.zeros(len(self.products), bool)
-        mask[[row for row in map(self._filters.row, product_ids) if row is not None]] = True
-        return mask
-
     def member(self, member: int) -> "Searcher":
         """One member alone, without clusters: what the ensemble is held against in quality and cost."""
         blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]

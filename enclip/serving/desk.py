@@ -1,7 +1,6 @@
 """What every route asks for: the release that answers now, its words encoded, and a thread to search in."""
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar
@@ -11,6 +10,7 @@ from anyio import to_thread
 from fastapi import Header, HTTPException
 from pydantic import WithJsonSchema
 
+from enclip.cores import available_cores
 from enclip.serving.follow import Follower, Served
 from enclip.serving.metrics import ServiceMetrics
 from enclip.serving.passes import TextPasses
@@ -58,7 +58,7 @@ class Desk:
     ) -> None:
         self.follower = follower
         self._metrics = metrics
-        num_searchers = num_searchers or len(os.sched_getaffinity(0))
+        num_searchers = num_searchers or available_cores()
         self._turns = anyio.Semaphore(num_searchers)
         self._threads = anyio.CapacityLimiter(num_searchers)  # one for each turn, so that nobody waits for these
         self._passes = TextPasses(metrics.observe_pass)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from enclip.blobs import write_whole
 from enclip.config import Settings
+from enclip.cores import available_cores
 from enclip.errors import ConfigError
 from enclip.standalone.environment import environment_of
 from enclip.standalone.processes import Service
@@ -50,7 +51,7 @@ def environment(
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         # Each slot is a process with a copy of Airflow; training itself takes one slot and all cores.
-        "AIRFLOW__CORE__PARALLELISM": str(max(2, min(8, os.cpu_count() or 2))),
+        "AIRFLOW__CORE__PARALLELISM": str(max(2, min(8, available_cores()))),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_password_file(settings)),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",

@@ -1,12 +1,12 @@
 """(i) What does quality cost: training, index, search, words?"""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from enclip.cores import available_cores
 from enclip.models.checkpoint import load_checkpoint
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.gallery import plain
@@ -66,7 +66,7 @@ def run(material: Material) -> Findings:
             "search, times the plain run's": searches[name] / searches[PLAIN],
             "encoding of words, ms": encodings[name] * per_query,
             "encoding, times the plain run's": encodings[name] / encodings[PLAIN],
-            "cores": _cores(),
+            "cores": available_cores(),
         }
         for name, each in priced.items()
     }
@@ -134,8 +134,3 @@ def _fastest(acts: Mapping[str, Act]) -> dict[str, float]:
             act()
             took[name].append(time.perf_counter() - start)
     return {name: min(times) for name, times in took.items()}
-
-
-def _cores() -> int:
-    """Cores that this process may use: a container's share where it has one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

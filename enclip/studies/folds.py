@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from enclip.catalog.groups import Key, group_limit, title_keys
 from enclip.records import Products, Split
@@ -36,20 +34,25 @@ def _kept_together(products: Products) -> Mapping[str, str]:
 
     Groups of one split may share them: what links two of them has joined one. Another fold must not part them.
     """
-    groups, group_N = np.unique(products.group_id, return_inverse=True)
-    having: defaultdict[Key, list[int]] = defaultdict(list)
-    rows = zip(products.name, products.base_colour, products.image_sha256, products.split, group_N, strict=True)
-    for name, colour, image_sha256, split, group in rows:
+    having: defaultdict[Key, list[str]] = defaultdict(list)
+    columns = (products.name, products.base_colour, products.image_sha256, products.split, products.group_id)
+    for name, colour, image_sha256, split, group in zip(*columns, strict=True):
         if split != Split.ASIDE:
             for key in title_keys(name, colour, image_sha256):
                 having[key].append(group)
+    before = {group: group for group in products.group_id}
+
+    def first_of(group: str) -> str:
+        while before[group] != group:
+            group = before[group]
+        return group
+
     limit = group_limit(len(products))
-    links = [(found[0], other) for found in having.values() if len(found) <= limit for other in found[1:]]
-    one_L, other_L = np.array(links or [(0, 0)]).T
-    graph = coo_array((np.ones(len(one_L)), (one_L, other_L)), shape=(len(groups), len(groups)))
-    part_G = connected_components(graph, directed=False)[1]
-    first_of_part = groups[np.unique(part_G, return_index=True)[1]]
-    return dict(zip(groups, first_of_part[part_G], strict=True))
+    for found in having.values():
+        if len(found) <= limit:  # more say nothing: a placeholder picture, a name like "Shirt"
+            firsts = {first_of(group) for group in found}
+            before |= dict.fromkeys(firsts, min(firsts))
+    return {group: first_of(group) for group in before}
 
 
 def _place(group_id: str) -> float:

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from enclip.blobs import write_whole
+from enclip.evaluation.markdown import Cell, markdown_table
 from enclip.evaluation.plots import plot_gains, plot_levels
-from enclip.evaluation.report import Cell, markdown_table
 from enclip.pipeline.snapshot import code_sha256, git_commit
 from enclip.studies.compare import Gain, gain, means
 from enclip.studies.definition import Setting

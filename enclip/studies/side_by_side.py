@@ -1,7 +1,6 @@
 """Trainings of a study at the same time: small networks use several cores better one by one than together."""
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +10,7 @@ from threading import Event, Thread
 import torch
 
 from enclip.config import Settings
+from enclip.cores import available_cores
 from enclip.errors import EnclipError, TrainingError
 from enclip.pipeline.platform import open_platform
 from enclip.studies.lab import Lab, Tell, Training
@@ -40,7 +40,7 @@ def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, job
 
     teller = Thread(target=listen, daemon=True)
     teller.start()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, available_cores() // jobs)
     try:
         pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(threads, told))
         try:

@@ -132,7 +132,6 @@ def test_means_come_after_values_per_query(evaluation):
     assert evaluation.map_at_10 == pytest.approx((1 + 0.5 + 0) / 3)
     assert evaluation.of_kind(QueryKind.TYPE).map_at_10 == 1
     assert evaluation.of_kind(QueryKind.NAME).num_queries == 0
-    assert evaluation.ap_by_query() == {"q1": 1.0, "q2": 0.5, "q3": 0.0}
 
 
 def test_categories_carry_their_numbers_of_queries_and_relevant_products(evaluation):
@@ -166,17 +165,3 @@ def test_rankings_that_do_not_fit_the_queries_are_refused():
         metrics.evaluate([query("a", "1"), query("a", "2")], [ranking("a")])
     with pytest.raises(EnclipError, match="same id"):
         metrics.evaluate([query("a"), query("b")], [ranking("a")] * 2)
-
-
-def test_pairs_are_aligned_by_query_and_a_different_set_is_refused():
-    ids, ours, theirs = metrics.paired({"b": 0.2, "a": 0.1}, {"a": 0.5, "b": 0.6})
-    assert (ids, ours.tolist(), theirs.tolist()) == (("a", "b"), [0.1, 0.2], [0.5, 0.6])
-    with pytest.raises(EnclipError, match="'c'"):
-        metrics.paired({"a": 1.0}, {"a": 1.0, "c": 1.0})
-
-
-@pytest.mark.parametrize(
-    ("name", "key"), [("mAP@10", "map_at_10"), ("P@1", "p_at_1"), (" Images per s ", "images_per_s")]
-)
-def test_metric_keys_are_what_mlflow_takes(name, key):
-    assert metrics.metric_key(name) == key

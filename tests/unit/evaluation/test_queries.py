@@ -77,10 +77,6 @@ def test_a_catalog_of_ids_alone_has_no_query(without):
     assert protocol.build_queries(nothing) == ()
 
 
-def test_categories_know_their_master(gallery):
-    assert protocol.master_categories(gallery) == {"Topwear": "Apparel", "Shoes": "Footwear"}
-
-
 VALUES = st.sampled_from(["", "Men", "Red", "red ", "Shoe", "Casual Shoes", "a_b", "a b", "%"])
 
 
