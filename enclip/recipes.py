@@ -85,6 +85,13 @@ class TrainRecipe(Recipe):
         description="Share of batches whose products look alike, being of one articleType (else subCategory), as far "
         "as it fills them.",
     )
+    progressive_resizing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the epochs, the first ones, whose pictures have 0.6 of the side and take half as long; "
+        "for convolutional image towers.",
+    )
     layer_decay: float = Field(
         1.0,
         gt=0,
@@ -116,6 +123,7 @@ ADDED_LATER = {
     "mix": 0.0,
     "attribute_dropout": 0.0,
     "hard_negatives": 0.0,
+    "progressive_resizing": 0.0,
     "layer_decay": 1.0,
     "lora_rank": 0,
 }

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from enclip.errors import WeightsError
 from enclip.models.small_maps import quicken
 
 Tokenizer = Callable[[Sequence[str]], Tensor]  # texts → token_BL, int64
+
+FRAME_STEP = 4  # px
 
 _seed_lock = threading.Lock()
 
@@ -36,6 +39,11 @@ class Preprocessing(_Frozen):
     std: tuple[float, float, float]
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
+    def at(self, side: int) -> "Preprocessing":
+        """The same for pictures of another side; a frame keeps its shape."""
+        frame = self.frame and frame_of(side, self.frame[1] / self.frame[0])
+        return self.model_copy(update={"side": side, "frame": frame})
+
     @model_serializer(mode="wrap")
     def _as_before_frames(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without a frame nothing is said of it: digests stay, and an older enclip reads the card."""
@@ -43,6 +51,13 @@ class Preprocessing(_Frozen):
         if self.frame is None:
             said.pop("frame", None)
         return said
+
+
+def frame_of(side: int, aspect: float) -> tuple[int, int]:
+    """Height and width in px of a width over height, the longer one the side."""
+    shorter = side * min(aspect, 1 / aspect)
+    shorter = min(side, max(FRAME_STEP, math.ceil(round(shorter / FRAME_STEP, 6)) * FRAME_STEP))
+    return (side, shorter) if aspect < 1 else (shorter, side)
 
 
 class TokenizerSpec(_Frozen):

@@ -1,6 +1,5 @@
 """Base weights by name (D10)."""
 
-import math
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -8,12 +7,11 @@ from pathlib import Path
 import torch
 
 from enclip.errors import WeightsError
-from enclip.models.architecture import Architecture, build_module, build_tokenizer
+from enclip.models.architecture import Architecture, build_module, build_tokenizer, frame_of
 from enclip.models.checkpoint import CARD, digest_of, load_checkpoint
 from enclip.models.clip import ClipModel
 from enclip.recipes import TINY
 
-FRAME_STEP = 4  # px
 MOST_OF_SQUARE = 0.9  # a frame that saves less is not worth another shape
 
 
@@ -48,11 +46,10 @@ def at_side(model: ClipModel, side: int) -> ClipModel:
     """
     old = model.architecture
     vision = {**old.model_cfg["vision_cfg"], "image_size": side}
-    frame = old.preprocessing.frame and _frame(side, old.preprocessing.frame[1] / old.preprocessing.frame[0])
     architecture = old.model_copy(
         update={
             "model_cfg": {**old.model_cfg, "vision_cfg": vision},
-            "preprocessing": old.preprocessing.model_copy(update={"side": side, "frame": frame}),
+            "preprocessing": old.preprocessing.at(side),
         }
     )
     module = build_module(architecture)
@@ -74,7 +71,7 @@ def at_frame(model: ClipModel, aspect: float) -> ClipModel:
     convolutions that start from nothing; a model that has been trained keeps its frame, and so does a tower
     that takes squares alone. What is nearly a square has no frame.
     """
-    frame = _frame(model.side, aspect)
+    frame = frame_of(model.side, aspect)
     if not model.from_scratch or model.epochs_trained or frame[0] * frame[1] > MOST_OF_SQUARE * model.side**2:
         return model
     try:
@@ -85,13 +82,6 @@ def at_frame(model: ClipModel, aspect: float) -> ClipModel:
     preprocessing = model.architecture.preprocessing.model_copy(update={"frame": frame})
     architecture = model.architecture.model_copy(update={"preprocessing": preprocessing})
     return replace(model, architecture=architecture, init_id=digest_of(model.module, architecture))
-
-
-def _frame(side: int, aspect: float) -> tuple[int, int]:
-    """Height and width in px, the longer one the side."""
-    shorter = side * min(aspect, 1 / aspect)
-    shorter = min(side, max(FRAME_STEP, math.ceil(round(shorter / FRAME_STEP, 6)) * FRAME_STEP))
-    return (side, shorter) if aspect < 1 else (shorter, side)
 
 
 def packaged(name: str) -> Architecture:

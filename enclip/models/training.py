@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 MAX_GRADIENT_NORM = 1.0
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound, without which training diverges
 SAMPLE = 512  # products behind the similarities of an epoch
+SMALLER, SIDE_STEP = 0.6, 8  # of the side, in steps of so many px
 
 Validate = Callable[[ClipModel], Mapping[str, float]]
 
@@ -75,7 +76,8 @@ def fit(
 
     Raises:
         TrainingError: the loss is not a number, there is nothing to train on, `state_dir` holds
-            another training, or low-rank updates are asked for of random weights.
+            another training, low-rank updates are asked for of random weights, or smaller pictures of a tower
+            that takes one side alone.
         DeviceError: the device has no memory left, not even for a batch of two products.
     """
     name = fingerprint(model, data, recipe, instance=instance)
@@ -86,6 +88,8 @@ def fit(
                 remedy="Use lora_rank=0, or a pretrained base.",
             )
         attach(model.module, recipe.lora_rank, seed=recipe.seed + instance)
+    if recipe.progressive_resizing:
+        _check_takes_smaller(model)
     attempt = partial(
         _fit,
         model,
@@ -212,6 +216,9 @@ def _fit(
         generator = _seeded(seed, epoch, ranks.rank, device)
         chance = np.random.default_rng([seed, epoch, ranks.rank, 1])  # the batches' own ends before the 1
         mixes = recipe.mix > 0 and is_mixed(epoch, recipe.epochs)
+        preprocessing = model.architecture.preprocessing
+        if epoch <= recipe.progressive_resizing * recipe.epochs:
+            preprocessing = smaller(preprocessing)
         step = (epoch - 1) * steps_per_epoch
         rate, total_loss, num_images = 0.0, 0.0, 0
         for number, host in enumerate(batches.epoch(epoch)):
@@ -223,7 +230,7 @@ def _fit(
                     group["lr"] = rate * share
                 in_step = min(recipe.accumulate, batches.per_epoch - number)
             pixels = host.pixels_BHWC.to(device, non_blocking=True)
-            images_BCHW = _vary(pixels, model.architecture.preprocessing, recipe, generator)
+            images_BCHW = _vary(pixels, preprocessing, recipe, generator)
             # Processes mix each by itself, but tell each other how: all of them must have a mixture or none.
             images_BCHW, mixture = mix(images_BCHW, recipe.mix, chance) if mixes else (images_BCHW, None)
             # Gradients are averaged over processes once per step.
@@ -258,6 +265,26 @@ def _fit(
             "images_per_s": num_images / (time.monotonic() - began),
         }
         yield finish(epoch, figures, began)
+
+
+def smaller(preprocessing: Preprocessing) -> Preprocessing:
+    """What early epochs of progressive resizing look at (EfficientNetV2's, arXiv 2104.00298): 0.6 of the side."""
+    return preprocessing.at(max(SIDE_STEP, round(SMALLER * preprocessing.side / SIDE_STEP) * SIDE_STEP))
+
+
+def _check_takes_smaller(model: ClipModel) -> None:
+    """Raises TrainingError for an image tower whose weights are for one side alone, as vision transformers' are."""
+    preprocessing = smaller(model.architecture.preprocessing)
+    shape = preprocessing.frame or (preprocessing.side, preprocessing.side)
+    try:
+        with torch.inference_mode():
+            model.module.encode_image(torch.zeros(1, 3, *shape, device=model.device))  # type: ignore[operator]
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(
+            f"progressive_resizing needs an image tower that takes pictures of {max(shape)} px as well as of "
+            f"{model.side} px, and this one does not.",
+            remedy="Use progressive_resizing=0, or a base whose image tower is convolutional.",
+        ) from error
 
 
 class Towers(nn.Module):

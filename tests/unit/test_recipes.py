@@ -11,7 +11,15 @@ BEFORE = (
     '"weight_decay":0.1,"warmup":0.1,"schedule":"cosine","cycles":3,"loss":"softmax","low_quality":0.3,'
     '"pixel_side":0,"patience":0,"focus":[],"replay":0.3}'
 )
-ON = {"ema": 0.998, "mix": 0.5, "attribute_dropout": 0.3, "hard_negatives": 0.5, "layer_decay": 0.75, "lora_rank": 8}
+ON = {
+    "ema": 0.998,
+    "mix": 0.5,
+    "attribute_dropout": 0.3,
+    "hard_negatives": 0.5,
+    "progressive_resizing": 0.6,
+    "layer_decay": 0.75,
+    "lora_rank": 8,
+}
 
 
 def _digested(recipe: TrainRecipe) -> str:

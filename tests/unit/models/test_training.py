@@ -23,7 +23,7 @@ from enclip.models.progress import fingerprint
 from enclip.models.training import EpochResult, Progress, TrainingData, fit
 from enclip.recipes import ADDED_LATER, TrainRecipe
 
-from .small_models import CPU, draw_shapes, epochs_trained, small_clip
+from .small_models import CPU, SMALL, TRANSFORMER, draw_shapes, epochs_trained, small_clip
 
 RECIPE = TrainRecipe(epochs=2, batch_size=24, device="cpu")
 
@@ -135,7 +135,13 @@ def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(
 
 @pytest.mark.parametrize(
     "technique",
-    [{"ema": 0.9}, {"mix": 1.0}, {"attribute_dropout": 0.5}, {"hard_negatives": 1.0}, {"layer_decay": 0.6}],
+    [
+        {"ema": 0.9},
+        {"mix": 1.0},
+        {"attribute_dropout": 0.5},
+        {"hard_negatives": 1.0},
+        {"layer_decay": 0.6},
+    ],
     ids=str,
 )
 def test_a_technique_changes_what_is_trained(shapes: TrainingData, tmp_path: Path, technique: Mapping[str, object]):
@@ -171,6 +177,33 @@ def test_the_targets_are_mixed_as_the_pictures_are_but_not_in_the_last_epochs(
     for means, mixture in mixed:
         expected = mixture.share_B * value + (1 - mixture.share_B) * value[mixture.partner_B]
         torch.testing.assert_close(means, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_early_epochs_see_smaller_pictures_and_all_are_measured_on_whole_ones(shapes: TrainingData, tmp_path: Path):
+    wide = SMALL.model_copy(update={"preprocessing": SMALL.preprocessing.at(64)})
+    recipe = RECIPE.model_copy(update={"epochs": 3, "progressive_resizing": 0.7})
+    learnt: list[int] = []
+    measured: list[int] = []
+
+    def note(module: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        (learnt if module.training else measured).append(given[0].shape[-1])
+
+    clip = small_clip(architecture=wide)
+    clip.module.visual.register_forward_pre_hook(note)
+    unbroken = _fit(shapes, tmp_path / "a", recipe, model=clip)
+    assert learnt == [40] * 8 + [64] * 4
+    assert set(measured[1:]) == {64}, "but for a look at whether the tower takes smaller ones"
+    assert read_card(unbroken[-1].folder).architecture == wide
+    _fit(shapes, tmp_path / "b", recipe, model=small_clip(architecture=wide), stop_after=1)
+    resumed = _fit(shapes, tmp_path / "b", recipe, model=small_clip(architecture=wide))
+    assert [result.weights_sha256 for result in resumed] == [result.weights_sha256 for result in unbroken]
+
+
+def test_a_tower_that_takes_one_side_alone_is_not_given_smaller_pictures(shapes: TrainingData, tmp_path: Path):
+    recipe = RECIPE.model_copy(update={"progressive_resizing": 0.5})
+    with pytest.raises(TrainingError, match=r"takes pictures of 16 px as well as of 32 px.*progressive_resizing=0"):
+        _fit(shapes, tmp_path, recipe, model=small_clip(architecture=TRANSFORMER))
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_is_validated_and_kept_is_the_moving_average(shapes: TrainingData, tmp_path: Path):
@@ -395,7 +428,13 @@ def test_a_full_gpu_halves_the_batch(tmp_path: Path, caplog: pytest.LogCaptureFi
     "techniques",
     [
         {},
-        {"ema": 0.5, "mix": 0.5, "attribute_dropout": 0.3, "hard_negatives": 0.5, "layer_decay": 0.8},
+        {
+            "ema": 0.5,
+            "mix": 0.5,
+            "attribute_dropout": 0.3,
+            "hard_negatives": 0.5,
+            "layer_decay": 0.8,
+        },
         {"lora_rank": 2, "ema": 0.5, "loss": "sigmoid"},
     ],
     ids=["plain", "all techniques", "low-rank updates"],
