@@ -32,21 +32,24 @@ CROSS = {
 }
 PICTURES, NAMES = CROSS.values()
 EFFECTS = {
-    "fine-tuning": [(table[TUNED_ONE][on], table[UNTUNED_ONE][on]) for table in (PICTURES, NAMES) for on in (OFF, ON)],
-    "ensembling": [(table[TUNED_MANY][on], table[TUNED_ONE][on]) for table in (PICTURES, NAMES) for on in (OFF, ON)],
-    # Where nothing was learnt there is next to nothing to add to: cells of it would water the next two down.
-    "clustering, fine-tuned": [
-        (table[row][ON], table[row][OFF]) for table in (PICTURES, NAMES) for row in (TUNED_ONE, TUNED_MANY)
-    ],
+    f"{part}, {protocol}": [(table[ours][on], table[theirs][off]) for ours, on, theirs, off in pairs]
+    for protocol, table in (("pictures alone", PICTURES), ("pictures and names", NAMES))
+    for part, pairs in {
+        "fine-tuning": [(TUNED_ONE, on, UNTUNED_ONE, on) for on in (OFF, ON)],
+        "ensembling": [(TUNED_MANY, on, TUNED_ONE, on) for on in (OFF, ON)],
+        # Where nothing was learnt there is next to nothing to add to.
+        "clustering, fine-tuned": [(row, ON, row, OFF) for row in (TUNED_ONE, TUNED_MANY)],
+    }.items()
+} | {
     "product text, fine-tuned": [
         (NAMES[row][on], PICTURES[row][on]) for row in (TUNED_ONE, TUNED_MANY) for on in (OFF, ON)
-    ],
+    ]
 }
 ABOUT = (
-    "Rows of pictures alone and of names, which begin so, are two protocols. The last tables cross some of the "
-    "rows: all of them by plain cosines of one view of each picture, without bank, attributes and BM25, the clusters' "
-    "pull the same for all queries and in all of them. What is not fine-tuned has no ensemble: an ensemble's members "
-    "are epochs of trainings, and before the first of them there is one model, the base."
+    "Pictures alone and names are two protocols; names stand in a table of their own, against BM25. The last tables "
+    "cross some of the rows: all of them by plain cosines of one view of each picture, without bank, attributes and "
+    "BM25, the clusters' pull the same for all queries and in all of them. What is not fine-tuned has no ensemble: an "
+    "ensemble's members are epochs of trainings, and before the first of them there is one model, the base."
 )
 
 

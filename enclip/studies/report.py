@@ -98,8 +98,8 @@ class Report:
         document: dict[str, Any] = {
             **self._about,
             "folds": self.folds,
-            **self._code,
             "code_of_folds": self._code_of,
+            "drawn_by": self._code,
             "machine": machine.machine(),
             "compared_with": systems[0],
             **({"compared_apart": dict(apart)} if apart else {}),
@@ -285,7 +285,10 @@ class Report:
         per_query = pd.read_csv(rows, keep_default_na=False, dtype=dict.fromkeys(("query_id", "kind", "category"), str))
         systems = [column for column in per_query.columns if column not in ABOUT]
         per_query[systems] = per_query[systems].apply(pd.to_numeric, errors="coerce")  # a fold may lack a system
-        return per_query, document["facts"], document.get("code_of_folds", {})
+        # Before reports could be drawn again, and then folds added, one code made all of it.
+        made_by = {key: document[key] for key in self._code if key in document}
+        code_of = dict.fromkeys(map(str, document["folds"]), made_by) if made_by else {}
+        return per_query, document["facts"], document.get("code_of_folds", code_of)
 
 
 def _categories_table(categories: Sequence[Mapping[str, Any]], first: str, system: str) -> str:

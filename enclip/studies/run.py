@@ -82,6 +82,7 @@ STUDIES: dict[str, Study] = {
         },
         cross=ablation.CROSS,
         effects=ablation.EFFECTS,
+        apart={"names: ": ablation.BM25},
         about=ablation.ABOUT,
     ),
     "fusion": Study("How are members fused: scores, ranks, or weights?", fusion.run),

@@ -156,13 +156,25 @@ def test_a_report_says_which_code_made_it(tmp_path: Path) -> None:
     found.write(headlines=HEADLINE)
     code = {"git_commit": git_commit(), "code_sha256": code_sha256()}
     document = written(tmp_path)
-    assert {key: document[key] for key in code} == code and document["code_of_folds"] == {"0": code}
+    assert document["drawn_by"] == code and document["code_of_folds"] == {"0": code}
     old = {"git_commit": "abc", "code_sha256": "def"}
     (tmp_path / "study.json").write_text(json.dumps({**document, "code_of_folds": {"0": old}}))
     again = report(tmp_path)
     again.add(1, rows(1, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4]}), {})
     again.write(headlines=HEADLINE)
     assert written(tmp_path)["code_of_folds"] == {"0": old, "1": code}
+    assert written(tmp_path)["drawn_by"] == code
+
+
+def test_an_older_report_keeps_its_code_when_it_is_drawn_again(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4]}), {})
+    found.write(headlines=HEADLINE)
+    old = {"git_commit": "abc"}
+    before = {key: value for key, value in written(tmp_path).items() if key not in ("code_of_folds", "drawn_by")}
+    (tmp_path / "study.json").write_text(json.dumps({**before, **old}))
+    report(tmp_path).write(headlines=HEADLINE)
+    assert written(tmp_path)["code_of_folds"] == {"0": old} and "git_commit" not in written(tmp_path)
 
 
 def test_two_runs_of_a_fold_each_keep_both(tmp_path: Path) -> None:
