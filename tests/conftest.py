@@ -1,7 +1,7 @@
 """What tests share: a drawn catalog, a migrated database, a real Postgres and a real S3 server.
 
-Servers that are not installed skip their tests with a reason; `ENCLIP_REQUIRE=postgres,s3,browser` turns
-those skips into failures.
+Servers that are not installed skip their tests with a reason, and so does the optional extra `hf`;
+`ENCLIP_REQUIRE=postgres,s3,browser,hf` turns those skips into failures.
 """
 
 import os

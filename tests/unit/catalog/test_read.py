@@ -17,6 +17,7 @@ from enclip.catalog.read import open_source
 from enclip.catalog.rows import MAX_LINE_BYTES
 from enclip.errors import CatalogError, ConfigError, ImageError
 from enclip.records import Rejection
+from tests.conftest import unavailable
 
 from .conftest import HEADER, picture, row, write_catalog
 
@@ -361,7 +362,10 @@ def test_the_hub_without_its_extra_is_one_clear_error() -> None:
 
 
 def test_a_hugging_face_data_set_brings_its_pictures_along(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="the optional extra hf is not installed")
+    try:
+        import datasets
+    except ImportError:
+        unavailable("hf", "the optional extra is not installed")
     (tmp_path / "one.jpg").write_bytes(picture(1))
     records = [
         {
