@@ -60,10 +60,9 @@ class Setting(Recipe):
         side = f" at {self.side} px" if self.side else ""
         how = "".join(f", {name} {value}" for name, value in self.varied.items())
         plain = self.plain_epochs or self.epochs * self.instances
-        return (
-            f"Base `{self.base}`, {self.instances} instances of {self.epochs} epochs{side}{how}, against one plain "
-            f"cosine run of {plain}"
-        )
+        instances = "one instance" if self.instances == 1 else f"{self.instances} instances"
+        release = f"{instances} of {self.epochs} epochs{side}{how}"
+        return f"Base `{self.base}`, {release}, against one plain cosine run of {plain}"
 
     def options(self) -> str:
         """What `enclip study NAME` is called with for it, where that is not the default."""

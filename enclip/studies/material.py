@@ -78,11 +78,11 @@ class Material:
         """AP@10 of each gate query."""
         return np.array([result.ap_at_10 for result in evaluate(self.world.gate.queries, rankings).results])
 
-    def greedy(self, candidates: Sequence[Epoch], *, most: int) -> tuple[list[Epoch], list[float]]:
+    def greedy(self, candidates: Sequence[Epoch], *, most: int, fewest: int = 1) -> tuple[list[Epoch], list[float]]:
         """Members and weights by greedy forward selection on *select*."""
         scores = [self.scores(epoch, Split.SELECT) for epoch in candidates]
         weights, _ = greedy_weights(
-            scores, lambda total: float(self.ap(total, Split.SELECT).mean()), min_members=1, max_members=most
+            scores, lambda total: float(self.ap(total, Split.SELECT).mean()), min_members=fewest, max_members=most
         )
         used = np.flatnonzero(weights).tolist()
         return [candidates[row] for row in used], [float(weights[row]) for row in used]
@@ -101,7 +101,9 @@ class Material:
     @cached_property
     def ensemble(self) -> tuple[list[Epoch], list[float]]:
         """The release's members and weights."""
-        return self.greedy(self.candidates, most=self.setting.release.max_members)
+        most = self.setting.release.max_members
+        fewest = min(self.setting.release.min_members, most, len(self.candidates))
+        return self.greedy(self.candidates, most=most, fewest=fewest)
 
     @cached_property
     def release(self) -> Tuned:
