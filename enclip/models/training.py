@@ -278,7 +278,7 @@ def _check_takes_smaller(model: ClipModel) -> None:
     shape = preprocessing.frame or (preprocessing.side, preprocessing.side)
     try:
         with torch.inference_mode():
-            model.module.encode_image(torch.zeros(1, 3, *shape, device=model.device))  # type: ignore[operator]
+            model.module.eval().encode_image(torch.zeros(1, 3, *shape, device=model.device))  # type: ignore[operator]
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(
             f"progressive_resizing needs an image tower that takes pictures of {max(shape)} px as well as of "
