@@ -93,6 +93,12 @@ def from_first(value: T | None) -> T:
     return box[0]
 
 
+def together() -> None:
+    """Wait until every process has come here."""
+    if current().world_size > 1:
+        dist.barrier()
+
+
 def die_with_parent() -> None:
     """Ask Linux to end this process when its parent is gone: a killed torchrun orphans its workers."""
     PR_SET_PDEATHSIG = 1

@@ -21,7 +21,7 @@ from enclip.models.batches import Batches, HostBatch, TrainingData
 from enclip.models.checkpoint import save_checkpoint
 from enclip.models.clip import ClipModel
 from enclip.models.device import autocast, is_out_of_memory, short_attention
-from enclip.models.distributed import current, from_first
+from enclip.models.distributed import current, from_first, together
 from enclip.models.ema import moving_average
 from enclip.models.lora import attach
 from enclip.models.loss import Batch, contrastive_loss, similarities
@@ -161,6 +161,7 @@ def _fit(
     steps = steps_per_epoch * recipe.epochs
 
     results, saved = load_state(state_dir, name=name, device=device)
+    together()  # or a process that starts late reads what the first one has written since
     if saved:
         towers.load_state_dict(saved["towers"])
         optimizer.load_state_dict(saved["optimizer"])

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def main(folder: Path, techniques: dict[str, Any]) -> None:
         return {"val_map_at_10": 0.1 * validated}
 
     with joined(os.environ, "cpu") as (ranks, device):
+        time.sleep(3 * ranks.rank)  # machines do not start at the same time
         model = small_clip(seed=ranks.rank)  # DDP makes all start with the first one's weights
         results = list(
             fit(
