@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 MAX_GRADIENT_NORM = 1.0
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound, without which training diverges
 SAMPLE = 512  # products behind the similarities of an epoch
-SMALLER, SIDE_STEP = 0.6, 8  # of the side, in steps of so many px
+SMALLER, SIDE_STEP, LEAST_SIDE = 0.6, 8, 32  # of the side, in steps of so many px, not below so many
 
 Validate = Callable[[ClipModel], Mapping[str, float]]
 
@@ -269,8 +269,12 @@ def _fit(
 
 
 def smaller(preprocessing: Preprocessing) -> Preprocessing:
-    """What early epochs of progressive resizing look at (EfficientNetV2's, arXiv 2104.00298): 0.6 of the side."""
-    return preprocessing.at(max(SIDE_STEP, round(SMALLER * preprocessing.side / SIDE_STEP) * SIDE_STEP))
+    """What early epochs of progressive resizing look at (EfficientNetV2's, arXiv 2104.00298): 0.6 of the side.
+
+    Not below 32 px, where the last map of most towers is one pixel, and training beyond it diverges.
+    """
+    side = max(LEAST_SIDE, round(SMALLER * preprocessing.side / SIDE_STEP) * SIDE_STEP)
+    return preprocessing.at(min(side, preprocessing.side))
 
 
 def _check_takes_smaller(model: ClipModel) -> None:

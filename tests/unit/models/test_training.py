@@ -199,10 +199,22 @@ def test_early_epochs_see_smaller_pictures_and_all_are_measured_on_whole_ones(sh
     assert [result.weights_sha256 for result in resumed] == [result.weights_sha256 for result in unbroken]
 
 
+@pytest.mark.parametrize(("side", "smaller"), [(224, 136), (80, 48), (48, 32), (32, 32), (24, 24)])
+def test_smaller_pictures_are_not_too_small(side: int, smaller: int):
+    assert training.smaller(SMALL.preprocessing.at(side)).side == smaller
+
+
 def test_a_tower_that_takes_one_side_alone_is_not_given_smaller_pictures(shapes: TrainingData, tmp_path: Path):
     recipe = RECIPE.model_copy(update={"progressive_resizing": 0.5})
-    with pytest.raises(TrainingError, match=r"takes pictures of 16 px as well as of 32 px.*progressive_resizing=0"):
-        _fit(shapes, tmp_path, recipe, model=small_clip(architecture=TRANSFORMER))
+    vision = {**TRANSFORMER.model_cfg["vision_cfg"], "image_size": 64}
+    wide = TRANSFORMER.model_copy(
+        update={
+            "model_cfg": {**TRANSFORMER.model_cfg, "vision_cfg": vision},
+            "preprocessing": TRANSFORMER.preprocessing.at(64),
+        }
+    )
+    with pytest.raises(TrainingError, match=r"takes pictures of 40 px as well as of 64 px.*progressive_resizing=0"):
+        _fit(shapes, tmp_path, recipe, model=small_clip(architecture=wide))
     assert not any(tmp_path.iterdir())
 
 
