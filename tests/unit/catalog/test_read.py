@@ -366,19 +366,19 @@ def test_a_hugging_face_data_set_brings_its_pictures_along(tmp_path: Path) -> No
         import datasets
     except ImportError:
         unavailable("hf", "the optional extra is not installed")
-    (tmp_path / "one.jpg").write_bytes(picture(1))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "one.jpg").write_bytes(picture(1))  # beside the table, as nothing else of this machine is read
     records = [
         {
             "id": 1,
             "productDisplayName": "One",
             "articleType": "Shirts",
             "year": 2012.0,
-            "image": str(tmp_path / "one.jpg"),
+            "image": str(folder / "one.jpg"),
         },
         {"id": 2, "productDisplayName": None, "articleType": "Shirts", "year": None, "image": None},
     ]
-    folder = tmp_path / "set"
-    folder.mkdir()
     datasets.Dataset.from_list(records).cast_column("image", datasets.Image()).to_parquet(str(folder / "train.parquet"))
     source = open_source(f"hf:{folder}")
     first, second = source.rows()
