@@ -89,7 +89,7 @@ class TrainRecipe(Recipe):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the epochs, the first ones, whose pictures have 0.6 of the side and take half as long; "
+        description="Share of the epochs, the first ones, whose pictures have 0.6 of the side and take less time; "
         "for convolutional image towers.",
     )
     layer_decay: float = Field(
