@@ -82,8 +82,12 @@ class TrainRecipe(Recipe):
         0.0,
         ge=0,
         le=1,
-        description="Share of batches whose products look alike, being of one articleType (else subCategory), as far "
-        "as it fills them.",
+        description="Share of batches whose products look alike, as hard_negatives_by says.",
+    )
+    hard_negatives_by: Literal["kind", "cluster"] = Field(
+        "kind",
+        description="What makes products of a batch look alike: kind, all of one articleType (else subCategory), as "
+        "far as it fills a batch; cluster, eights of one cluster of pictures, as the last epoch saw them.",
     )
     progressive_resizing: float = Field(
         0.0,
@@ -123,6 +127,7 @@ ADDED_LATER = {
     "mix": 0.0,
     "attribute_dropout": 0.0,
     "hard_negatives": 0.0,
+    "hard_negatives_by": "kind",
     "progressive_resizing": 0.0,
     "layer_decay": 1.0,
     "lora_rank": 0,

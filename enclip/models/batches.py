@@ -1,10 +1,9 @@
 """Products → batches, in an order that depends on seed, epoch and rank alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from enclip.errors import TrainingError
 from enclip.models.architecture import Tokenizer
-from enclip.models.captions import UNKNOWN, Captions, Ints, claim_keys
+from enclip.models.captions import UNKNOWN, Captions, Ints
 from enclip.models.distributed import Ranks
+from enclip.models.hard_negatives import kinds, of_few_clusters, of_one_kind
 from enclip.records import Products
 
 MAX_CACHED_CAPTIONS = 200_000
@@ -69,8 +69,9 @@ class Batches:
         ranks: Ranks = ALONE,
         attribute_dropout: float = 0.0,
         hard_negatives: float = 0.0,
+        by_clusters: bool = False,
     ) -> None:
-        """As `TrainRecipe` has the options.
+        """As `TrainRecipe` has the options; with `by_clusters` an epoch asks for those of its hard negatives.
 
         Raises:
             TrainingError: fewer than two products per process have a name or attributes, or look-alikes are
@@ -100,10 +101,10 @@ class Batches:
                 remedy="Take in names, or attributes that differ.",
             )
         self._hard_negatives = hard_negatives
-        if hard_negatives and (self._kinds[self.rows] == UNKNOWN).all():
+        if hard_negatives and not by_clusters and (self._kinds[self.rows] == UNKNOWN).all():
             raise TrainingError(
                 "No product has an articleType or a subCategory, by which products would look alike.",
-                remedy="Use hard_negatives=0, or take in attributes.",
+                remedy="Use hard_negatives=0, hard_negatives_by=cluster, or take in attributes.",
             )
 
     @cached_property
@@ -117,12 +118,18 @@ class Batches:
         # Equal shares rather than a small rest: few products make a poor contrastive batch.
         return min(-(-len(self.rows) // most), len(self.rows) // (2 * self._ranks.world_size))
 
-    def epoch(self, epoch: int) -> Iterator[HostBatch]:
-        """The batches of an epoch, each made while the one before it is in use."""
+    def epoch(self, epoch: int, cluster_N: Ints | None = None) -> Iterator[HostBatch]:
+        """The batches of an epoch, each made while the one before it is in use.
+
+        Args:
+            cluster_N: the products' clusters, where hard negatives are drawn by them; equal in every process.
+        """
         common = np.random.default_rng([self._seed, epoch])  # of all processes
         batches = np.array_split(common.permutation(self.rows), self.per_epoch)
-        if self._hard_negatives:
-            batches = look_alikes(batches, self._kinds, self._hard_negatives, common)
+        if self._hard_negatives and cluster_N is not None:
+            batches = of_few_clusters(batches, cluster_N, self._hard_negatives, common)
+        elif self._hard_negatives:
+            batches = of_one_kind(batches, self._kinds, self._hard_negatives, common)
         random = np.random.default_rng([self._seed, epoch, self._ranks.rank])
         # Processes hold equally many, as gathering wants: up to world_size - 1 products sit a batch out.
         parts = [
@@ -160,37 +167,6 @@ class Batches:
             template_C=torch.from_numpy(template_B2.reshape(-1)),
             key_C=torch.from_numpy(np.take_along_axis(key_BT, template_B2, axis=1).reshape(-1)),
         )
-
-
-def kinds(products: Products) -> Ints:
-    """`kind_N`: equal for products of one articleType, or, where they have none, of one subCategory; or UNKNOWN."""
-    by_type, by_category = claim_keys(products, ("article_type",)), claim_keys(products, ("sub_category",))
-    other = np.where(by_category == UNKNOWN, UNKNOWN, by_category + by_type.max(initial=UNKNOWN) + 1)
-    return np.where(by_type == UNKNOWN, other, by_type)
-
-
-def look_alikes(parts: Sequence[Ints], kind_N: Ints, share: float, random: np.random.Generator) -> list[Ints]:
-    """The same rows in parts of the same sizes, a share of which hold one kind each, as far as kinds fill a part.
-
-    A kind is taken as often as it has products left, and its products in the order that they have.
-    """
-    order = np.concatenate(parts)
-    kind_of, place_of = np.unique(kind_N[order], return_inverse=True)
-    left = [order[place_of == place] for place in range(len(kind_of))]
-    alike: dict[int, Ints] = {}
-    for number in random.permutation(len(parts))[: round(share * len(parts))].tolist():
-        size = len(parts[number])
-        counts = np.array([len(rows) if len(rows) >= size else 0 for rows in left]) * (kind_of != UNKNOWN)
-        if not counts.any():
-            continue
-        place = int(random.choice(len(left), p=counts / counts.sum()))
-        alike[number], left[place] = left[place][:size], left[place][size:]
-    taken = np.concatenate([*alike.values(), order[:0]])
-    rest = iter(order[~np.isin(order, taken)])
-    return [
-        alike[number] if number in alike else np.fromiter(islice(rest, len(part)), dtype=np.int64, count=len(part))
-        for number, part in enumerate(parts)
-    ]
 
 
 class _Cached:

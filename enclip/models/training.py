@@ -23,6 +23,7 @@ from enclip.models.clip import ClipModel
 from enclip.models.device import autocast, is_out_of_memory, short_attention
 from enclip.models.distributed import current, from_first, together
 from enclip.models.ema import moving_average
+from enclip.models.hard_negatives import picture_clusters
 from enclip.models.lora import attach
 from enclip.models.loss import Batch, contrastive_loss, similarities
 from enclip.models.mixing import is_mixed, mix
@@ -149,6 +150,7 @@ def _fit(
         ranks=ranks,
         attribute_dropout=recipe.attribute_dropout,
         hard_negatives=recipe.hard_negatives,
+        by_clusters=recipe.hard_negatives_by == "cluster",
     )
     model.to(device)
     towers = Towers(model, recipe).to(device)
@@ -213,6 +215,11 @@ def _fit(
             log.info("Instance %d stops after epoch %d: no better for %d epochs.", instance, epoch - 1, recipe.patience)
             return
         began = time.monotonic()
+        cluster_N = None
+        if recipe.hard_negatives and recipe.hard_negatives_by == "cluster":
+            cluster_N = from_first(
+                picture_clusters(model, data.pixels, batches.rows, seed=seed, device=device) if ranks.first else None
+            )
         towers.train()
         generator = _seeded(seed, epoch, ranks.rank, device)
         chance = np.random.default_rng([seed, epoch, ranks.rank, 1])  # the batches' own ends before the 1
@@ -222,7 +229,7 @@ def _fit(
             preprocessing = smaller(preprocessing)
         step = (epoch - 1) * steps_per_epoch
         rate, total_loss, num_images = 0.0, 0.0, 0
-        for number, host in enumerate(batches.epoch(epoch)):
+        for number, host in enumerate(batches.epoch(epoch, cluster_N)):
             first_of_step = number % recipe.accumulate == 0
             last_of_step = (number + 1) % recipe.accumulate == 0 or number + 1 == batches.per_epoch
             if first_of_step:

@@ -20,6 +20,7 @@ PLAIN, DISTINCT, BRANCHES = "one plain run", "two distinct runs", "two branches 
 SNAPSHOTS, AUGMENTED = "three cycles of one run", "a plain run and one on poorer pictures"
 RESIZED = "a plain run and one on smaller pictures"
 VARIED = "two branches, one of poorer pictures and shorter captions"
+BRANCHED_SMALLER = "two branches, one of smaller pictures"
 BEST, UNIFORM, GREEDY, SOUP = "best member", "uniform ensemble", "greedy ensemble", "greedy soup"
 CYCLES = 3
 SHORTER = 0.3  # chance that an attribute is left out of a training caption
@@ -125,15 +126,17 @@ def ways_of(material: Material) -> tuple[dict[str, Way], dict[str, Fact]]:
         AUGMENTED: runs(one, poorer),
     }
     try:
-        ways[RESIZED] = runs(one, other.model_copy(update={"side": _smaller(plain[0])}))
+        ways[RESIZED] = runs(one, _on_smaller(other, plain[0]))
+        ways[BRANCHED_SMALLER] = runs(branches[0], _on_smaller(branches[1], plain[0]), before=plain[:half])
     except WeightsError as error:
-        return ways, {RESIZED: {"left out, because": error.what}}
+        return ways, {name: {"left out, because": error.what} for name in (RESIZED, BRANCHED_SMALLER)}
     return ways, {}
 
 
-def _smaller(epoch: Epoch) -> int:
-    """A smaller side for its network's pictures, in steps of 8 px."""
-    return max(8, round(SMALLER * read_card(epoch.folder).architecture.preprocessing.side / 8) * 8)
+def _on_smaller(training: Training, epoch: Epoch) -> Training:
+    """The training at a smaller side than that of an epoch's pictures, in steps of 8 px."""
+    side = read_card(epoch.folder).architecture.preprocessing.side
+    return training.model_copy(update={"side": max(8, round(SMALLER * side / 8) * 8)})
 
 
 def branch(trunk: Epoch, *, epochs: int, seed: int) -> Training:

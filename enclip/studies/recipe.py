@@ -23,6 +23,7 @@ VARIANTS: Mapping[str, Variant] = {
     "half of the batches mixed": {"mix": 0.5},
     "attribute dropout 0.3": {"attribute_dropout": 0.3},
     "half of the batches look-alikes": {"hard_negatives": 0.5},
+    "half of the batches of few clusters": {"hard_negatives": 0.5, "hard_negatives_by": "cluster"},
     "60% of the epochs on smaller pictures": {"progressive_resizing": 0.6},
     "weight decay 0.5": {"weight_decay": 0.5},
     "sigmoid loss": {"loss": "sigmoid"},

@@ -16,6 +16,7 @@ ON = {
     "mix": 0.5,
     "attribute_dropout": 0.3,
     "hard_negatives": 0.5,
+    "hard_negatives_by": "cluster",
     "progressive_resizing": 0.6,
     "layer_decay": 0.75,
     "lora_rank": 8,

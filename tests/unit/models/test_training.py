@@ -116,6 +116,7 @@ def test_each_epoch_is_a_checkpoint_with_its_figures_and_the_first_is_the_base(s
         {"mix": 1.0, "loss": "sigmoid"},
         {"attribute_dropout": 0.5},
         {"hard_negatives": 0.5},
+        {"hard_negatives": 0.5, "hard_negatives_by": "cluster"},
         {"layer_decay": 0.6},
     ],
     ids=str,
@@ -140,6 +141,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(
         {"mix": 1.0},
         {"attribute_dropout": 0.5},
         {"hard_negatives": 1.0},
+        {"hard_negatives": 1.0, "hard_negatives_by": "cluster"},
         {"layer_decay": 0.6},
     ],
     ids=str,
@@ -276,6 +278,8 @@ def test_look_alikes_need_a_kind(shapes: TrainingData, tmp_path: Path):
     bare = replace(shapes.products, article_type=np.full(len(shapes.products), "", dtype=object))
     with pytest.raises(TrainingError, match=r"look alike.*hard_negatives=0"):
         _fit(replace(shapes, products=bare), tmp_path, RECIPE.model_copy(update={"hard_negatives": 0.5}))
+    by_clusters = RECIPE.model_copy(update={"epochs": 1, "hard_negatives": 0.5, "hard_negatives_by": "cluster"})
+    assert len(_fit(replace(shapes, products=bare), tmp_path, by_clusters)) == 2, "clusters need no attributes"
 
 
 def _state(result: EpochResult) -> dict[str, torch.Tensor]:
@@ -447,9 +451,10 @@ def test_a_full_gpu_halves_the_batch(tmp_path: Path, caplog: pytest.LogCaptureFi
             "hard_negatives": 0.5,
             "layer_decay": 0.8,
         },
+        {"hard_negatives": 1.0, "hard_negatives_by": "cluster"},
         {"lora_rank": 2, "ema": 0.5, "loss": "sigmoid"},
     ],
-    ids=["plain", "all techniques", "low-rank updates"],
+    ids=["plain", "all techniques", "batches of few clusters", "low-rank updates"],
 )
 def test_torchrun_trains_one_model_in_two_processes(tmp_path: Path, techniques: Mapping[str, object]):
     command = [

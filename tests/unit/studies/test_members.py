@@ -15,7 +15,7 @@ from enclip.studies.definition import Setting
 from enclip.studies.fusion import averageable
 from enclip.studies.lab import Epoch, Lab, Training, Trunk, digest
 from enclip.studies.material import Material
-from enclip.studies.members import RESIZED, branch, disagreement, snapshots, ways_of
+from enclip.studies.members import BRANCHED_SMALLER, RESIZED, branch, disagreement, snapshots, ways_of
 from tests.unit.models.small_models import CPU, SIDE, TRANSFORMER, small_clip
 
 from .conftest import Ran
@@ -42,11 +42,11 @@ def test_every_way_has_the_same_number_of_epochs(platform: Platform, setting: Se
     material = Material(Lab(platform, tell=told.append), setting.model_copy(update={"epochs": 4}), fold)
     ways, left_out = ways_of(material)
     assert {name: len(way.trained) for name, way in ways.items()} == dict.fromkeys(ways, 4)
-    assert len(ways) == 7 and left_out == {}
-    assert [len(way.parts) for way in ways.values()] == [2, 2, 2, 2, 3, 2, 2]
-    assert [len(way.members) for way in ways.values()] == [2, 2, 2, 2, 3, 2, 2]
-    assert sum(" epoch 0:" in line for line in told) == 9, "ways share what they have in common"
-    assert sum("after 2 of seed 300" in line and " epoch 1:" in line for line in told) == 3
+    assert len(ways) == 8 and left_out == {}
+    assert [len(way.parts) for way in ways.values()] == [2, 2, 2, 2, 3, 2, 2, 2]
+    assert [len(way.members) for way in ways.values()] == [2, 2, 2, 2, 3, 2, 2, 2]
+    assert sum(" epoch 0:" in line for line in told) == 10, "ways share what they have in common"
+    assert sum("after 2 of seed 300" in line and " epoch 1:" in line for line in told) == 4
 
 
 def test_branches_go_on_from_their_trunk_and_may_be_averaged(platform: Platform, setting: Setting) -> None:
@@ -86,8 +86,10 @@ def test_a_base_that_takes_one_side_alone_is_listed_with_the_reason(
     save_checkpoint(tmp_path / "base", small_clip(architecture=TRANSFORMER), pixel_side=SIDE)
     done = run("members", tmp_path, setting=setting.model_copy(update={"base": f"local-dir:{tmp_path / 'base'}"}))
     facts = done.document["facts"]["0"]
-    assert "cannot take 24 px" in facts[RESIZED]["left out, because"] and len(facts) == 7
-    assert not [system for system in done.document["systems"] if RESIZED in system]
+    for way in (RESIZED, BRANCHED_SMALLER):
+        assert "cannot take 24 px" in facts[way]["left out, because"]
+        assert not [system for system in done.document["systems"] if way in system]
+    assert len(facts) == 8
 
 
 def test_members_disagree_by_what_their_first_ten_do_not_share(platform: Platform, setting: Setting) -> None:
