@@ -23,7 +23,7 @@ from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Floats, Product, Products
 from enclip.release import ClusterSettings, Manifest, Member
 from enclip.retrieval.bank import QueryBank
-from enclip.retrieval.heads import AttributeHeads, MemberHeads
+from enclip.retrieval.heads import AttributeHeads, LinearHeads
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
@@ -105,8 +105,11 @@ class Drawn:
     def _heads(self) -> AttributeHeads:
         values = {field: tuple(f"{field}{row}" for row in range(count)) for field, count in VALUES.items()}
         width = sum(VALUES.values())
-        members = [MemberHeads(self._normal(DIM, width), np.zeros(width, np.float32)) for _ in self._maps]
-        return AttributeHeads.of(values, members, weights=self.weights, sharpness=SHARPNESS)
+        joint, *own = (
+            LinearHeads(self._normal(dim, width), np.zeros(width, np.float32))
+            for dim in (len(self._maps) * DIM, *[DIM for _ in self._maps])
+        )
+        return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), SHARPNESS)
 
     def _varied(self, kind_N: NDArray[np.int64]) -> Floats:
         """`[N, RANK]` of about length 1: in the directions of each row's kind."""

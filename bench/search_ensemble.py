@@ -23,7 +23,7 @@ from enclip.models.bases import load_base
 from enclip.models.clip import ClipEncoder
 from enclip.records import Product, Products
 from enclip.retrieval.bank import QueryBank
-from enclip.retrieval.heads import AttributeHeads, MemberHeads
+from enclip.retrieval.heads import AttributeHeads, LinearHeads
 from enclip.retrieval.index import FlatIndex
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
@@ -83,11 +83,11 @@ def _member(shared: np.ndarray, chance: np.random.Generator) -> np.ndarray:
 def _heads(chance: np.random.Generator) -> AttributeHeads:
     values = {field: tuple(f"{field}{row}" for row in range(count)) for field, count in VALUES.items()}
     width = sum(VALUES.values())
-    members = [
-        MemberHeads(chance.standard_normal((DIM, width), dtype=np.float32), np.zeros(width, np.float32))
-        for _ in range(MEMBERS)
-    ]
-    return AttributeHeads.of(values, members, weights=WEIGHTS, sharpness=SHARPNESS)
+    joint, *own = (
+        LinearHeads(chance.standard_normal((dim, width), dtype=np.float32), np.zeros(width, np.float32))
+        for dim in (MEMBERS * DIM, *[DIM] * MEMBERS)
+    )
+    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), SHARPNESS)
 
 
 def _ms_a_query(searcher: Searcher, queries: Sequence[np.ndarray], words: str | None) -> float:

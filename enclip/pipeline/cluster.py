@@ -18,7 +18,7 @@ from enclip.pipeline.bank import bank_texts, query_bank
 from enclip.pipeline.canary import Canaries
 from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.gallery import extended
-from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
+from enclip.pipeline.heads import ensemble_heads, train_values
 from enclip.pipeline.index import Words, with_index
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import STUDENT, OpenRelease, open_release, open_release_folder
@@ -191,13 +191,7 @@ def _chosen(
     texts = bank_texts(products)
     asked = [ClipEncoder(model).encode_texts(texts.texts) for model in models]
     bank = query_bank(texts, asked, blocks, weights, sharpnesses)
-    values = train_values(products)
-    parts = [
-        member_heads(products, block, values, sharpness=sharpness)
-        for block, sharpness in zip(blocks, sharpnesses, strict=True)
-        if values
-    ]
-    heads = ensemble_heads(values, parts, weights, sharpnesses)
+    heads = ensemble_heads(products, blocks, weights, sharpnesses, train_values(products))
 
     def build(count: int, mix: Mix) -> Searcher:
         return Searcher.build(

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from enclip.models.captions import CAPTION_FIELDS
 from enclip.pipeline.bank import softened
 from enclip.records import Products, Split
-from enclip.retrieval.heads import AttributeHeads, MemberHeads, fit_heads, known_values
+from enclip.retrieval.heads import AttributeHeads, LinearHeads, fit_heads, known_values
+
+MOST_ROWS = 30_000  # products of a split: of more a sample is used
 
 Values = dict[str, tuple[str, ...]]
 
@@ -18,22 +20,43 @@ def train_values(products: Products) -> Values:
     return known_values(products, np.flatnonzero(products.split == Split.TRAIN), CAPTION_FIELDS)
 
 
-def member_heads(
-    products: Products, image_ND: NDArray[np.floating], values: Values, *, sharpness: float
-) -> MemberHeads:
-    """One member's heads; nothing of another split goes into them.
+def ensemble_heads(
+    products: Products,
+    block_NDs: Sequence[NDArray[np.floating]],
+    weights: Sequence[float],
+    sharpnesses: Sequence[float],
+    values: Values,
+) -> AttributeHeads | None:
+    """The heads of an ensemble; None for a catalog without attributes to tell apart.
+
+    They are fitted on the train split; *select* chooses how strongly each field's are held back, by the log-loss
+    of its pictures.
 
     Args:
-        image_ND: its embeddings of all products. sharpness: of its training.
+        block_NDs: per member its embeddings of all products. weights: of the members. sharpnesses: of their trainings.
     """
-    rows = np.flatnonzero(products.split == Split.TRAIN)
-    return fit_heads(products, rows, image_ND, values, sharpness=softened([sharpness], [1.0]))
-
-
-def ensemble_heads(
-    values: Values, members: Sequence[MemberHeads], weights: Sequence[float], sharpnesses: Sequence[float]
-) -> AttributeHeads | None:
-    """The members' heads together; None for a catalog without attributes to tell apart."""
     if not values:
         return None
-    return AttributeHeads.of(values, members, weights=weights, sharpness=softened(sharpnesses, weights))
+    train, select = (_some(np.flatnonzero(products.split == split)) for split in (Split.TRAIN, Split.SELECT))
+    known = products.take(np.concatenate([train, select]))
+    seen = [np.asarray(np.concatenate([block[train], block[select]]), np.float32) for block in block_NDs]
+    rows, held = np.arange(len(train)), np.arange(len(train), len(known))
+    root_M = np.sqrt(np.asarray(weights, np.float32) / np.sum(weights))
+    root_D1 = np.repeat(root_M, [block.shape[1] for block in seen])[:, None]
+    sharpness = softened(sharpnesses, weights)
+    scaled_ND = np.concatenate(seen, axis=1) * root_D1.T
+    found, penalties = fit_heads(known, rows, scaled_ND, values, sharpness=sharpness, held=held)
+    joint = LinearHeads(found.weight_DV * root_D1, found.intercept_V)
+    own = [joint]
+    if len(seen) > 1:
+        own = [
+            fit_heads(known, rows, block, values, sharpness=softened([mine], [1.0]), penalties=penalties)[0]
+            for block, mine in zip(seen, sharpnesses, strict=True)
+        ]
+    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), sharpness)
+
+
+def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, MOST_ROWS, replace=False))

@@ -1,34 +1,43 @@
-"""What pictures say of attributes: a linear classifier per field on each member's embeddings of train pictures.
+"""What pictures say of attributes: a linear classifier per field on the members' embeddings of train pictures.
 
 A query in words often names values of attributes: "Men Navy Blue Shirts" a gender, a colour and a type. The cosine
 of a caption weighs them as training happened to; a head asks for each by itself, `log p(navy blue | x)`, and so a
-shirt that is white loses what it should. The heads of an ensemble multiply: their logits are summed by weight.
+shirt that is white loses what it should. One head reads all members side by side: where they err in different ways it
+knows more than their own heads together.
 
 `log p(v | x) = w_v·x + c_v - log Σ_u exp(w_u·x + c_u)`: the first term is one more direction of the query, the second
 a constant of it, the third one number per product and field. So a search with heads is still one inner product.
 Only pictures are read; what a product's own row says of it has no part in its score.
 """
 
+import copy
+import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from enclip.records import Floats, Products
 from enclip.retrieval import fusion
-from enclip.retrieval.arrays import read_arrays
+from enclip.retrieval.arrays import array_names, read_arrays
 from enclip.retrieval.text import words
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 HEADS = "heads.npz"
 FEWEST = 3  # train products of a value, below which a head knows nothing of it
-MOST_ROWS = 30_000  # train products that a head is fitted on
+FEWEST_HELD = 50  # pictures whose log-loss chooses a penalty; of fewer it is the strongest
 ITERATIONS = 100  # of L-BFGS: enough, and stopping there only regularises
-INVERSE_PENALTY = 0.03  # best of 0.01 to 0.1 on the real catalog's select split, by nothing that matters
+INVERSE_PENALTIES = (0.03, 0.1, 0.3, 1.0)  # what is best depends on the training: docs/decisions/0008
+ABSENT = -30.0  # logit of a value that no picture has
+NOBODY = np.zeros(0, dtype=np.int64)
 BLOCK = 16_384
 LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
 
@@ -36,8 +45,8 @@ Words = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class MemberHeads:
-    """One member's classifiers over the V values of all fields: logits `x @ weight_DV + intercept_V`."""
+class LinearHeads:
+    """Classifiers over the V values of all fields: logits `x @ weight_DV + intercept_V`."""
 
     weight_DV: Floats
     intercept_V: Floats
@@ -50,52 +59,26 @@ class AttributeHeads:
     Attributes:
         fields: F columns of the products.
         values: per field its values, in the order of the V columns of the weights.
-        weight_DV: the members' weights one below the other, D = ΣD_k.
-        intercept_MV: per member.
+        joint: over the members' embeddings side by side, D = ΣD_k.
+        own: each member's, for a search by it alone.
         sharpness: τ; divides logits into units of the score.
-        dims, weights: per member the width of its block and its share of the score.
     """
 
     fields: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
-    weight_DV: Floats
-    intercept_MV: Floats
+    joint: LinearHeads
+    own: tuple[LinearHeads, ...]
     sharpness: float
-    dims: tuple[int, ...]
-    weights: tuple[float, ...]
 
-    @classmethod
-    def of(
-        cls,
-        values: dict[str, tuple[str, ...]],
-        members: Sequence[MemberHeads],
-        *,
-        weights: Sequence[float],
-        sharpness: float,
-    ) -> "AttributeHeads":
-        """The members' heads together, over the same values by field."""
-        return cls(
-            fields=tuple(values),
-            values=tuple(values.values()),
-            weight_DV=np.concatenate([member.weight_DV for member in members]).astype(np.float32),
-            intercept_MV=np.stack([member.intercept_V for member in members]).astype(np.float32),
-            sharpness=float(sharpness),
-            dims=tuple(len(member.weight_DV) for member in members),
-            weights=tuple(float(weight) for weight in weights),
-        )
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Per member the width of its block."""
+        return tuple(len(member.weight_DV) for member in self.own)
 
     def member(self, member: int) -> "AttributeHeads":
         """The heads of one member alone."""
-        start = sum(self.dims[:member])
-        return AttributeHeads(
-            self.fields,
-            self.values,
-            self.weight_DV[start : start + self.dims[member]],
-            self.intercept_MV[member : member + 1],
-            self.sharpness,
-            (self.dims[member],),
-            (1.0,),
-        )
+        own = self.own[member]
+        return replace(self, joint=own, own=(own,))
 
     def asked(self, text: str) -> list[list[int]]:
         """Per field the columns of the values that a text names, whole words, the longest first; plurals are alike."""
@@ -110,13 +93,12 @@ class AttributeHeads:
         """`direction_QD` that adds `w_v·x` to a score for the values that each text names, and `[Q, F]`, 1 where
         it names one of a field: of several the mean.
         """
-        direction_QD = np.zeros((len(texts), len(self.weight_DV)), np.float32)
+        direction_QD = np.zeros((len(texts), len(self.joint.weight_DV)), np.float32)
         asked_QF = np.zeros((len(texts), len(self.fields)), np.float32)
-        scaled_DV = self._scaled
         for row, text in enumerate(texts):
             for field, columns in enumerate(self.asked(text or "")):
                 if columns:
-                    direction_QD[row] += scaled_DV[:, columns].mean(axis=1)
+                    direction_QD[row] += self._directions[columns].mean(axis=0)
                     asked_QF[row, field] = 1
         return direction_QD, asked_QF
 
@@ -127,11 +109,10 @@ class AttributeHeads:
             embedding_CD: float32 concatenations of the pictures.
         """
         found = []
-        constant_V = np.asarray(self.weights, np.float32) @ self.intercept_MV
         for start, field, values, columns in zip(self._starts, self.fields, self.values, self.asked(text), strict=True):
             if columns:
                 part = slice(start, start + len(values))
-                logit_CV = embedding_CD @ (self._scaled[:, part] * np.float32(self.sharpness)) + constant_V[part]
+                logit_CV = embedding_CD @ self.joint.weight_DV[:, part] + self.joint.intercept_V[part]
                 shown_CV = np.exp(logit_CV - fusion.log_sum_exp(logit_CV)[:, None])
                 named = [column - start for column in columns]
                 found.append((field, tuple(values[column] for column in named), shown_CV[:, named].sum(axis=1)))
@@ -155,44 +136,44 @@ class AttributeHeads:
 
         Names behind the pictures are passed over.
         """
-        width, scaled_DV = len(self.weight_DV), self._scaled * np.float32(self.sharpness)
-        constant_V = np.asarray(self.weights, np.float32) @ self.intercept_MV
+        width = len(self.joint.weight_DV)
         found_NF = np.empty((len(embedding_ND), len(self.fields)), np.float32)
         for start in range(0, len(embedding_ND), BLOCK):
-            logit_NV = np.asarray(embedding_ND[start : start + BLOCK, :width], np.float32) @ scaled_DV + constant_V
+            logit_NV = np.asarray(embedding_ND[start : start + BLOCK, :width], np.float32) @ self.joint.weight_DV
+            logit_NV += self.joint.intercept_V
             for field, part_NV in enumerate(np.split(logit_NV, self._starts[1:], axis=1)):
                 found_NF[start : start + BLOCK, field] = fusion.log_sum_exp(part_NV) / self.sharpness
         return found_NF
 
-    def save(self, path: Path, normaliser_NF: Floats) -> None:
+    def save(self, path: Path | IO[bytes], normaliser_NF: Floats) -> None:
         """Write an npz of the heads and the products' normalisers."""
         np.savez(
             path,
             fields=np.array(self.fields),
             counts=np.array([len(values) for values in self.values]),
             values=np.array([value for values in self.values for value in values]),
-            weight=self.weight_DV,
-            intercept=self.intercept_MV,
+            joint=self.joint.weight_DV,
+            joint_intercept=self.joint.intercept_V,
+            weight=np.concatenate([member.weight_DV for member in self.own]),
+            intercept=np.stack([member.intercept_V for member in self.own]),
             sharpness=np.float32(self.sharpness),
             dims=np.array(self.dims),
-            weights=np.array(self.weights),
             normaliser=normaliser_NF,
         )
 
     @classmethod
     def load(cls, path: Path) -> tuple["AttributeHeads", Floats]:
         """Heads and normalisers of an npz. Raises ReleaseError where it is missing or damaged."""
-        names = ("fields", "counts", "values", "weight", "intercept", "sharpness", "dims", "weights", "normaliser")
-        fields, counts, values, weight, intercept, sharpness, dims, weights, normaliser = read_arrays(path, *names)
+        names = ("fields", "counts", "values", "weight", "intercept", "sharpness", "dims", "normaliser")
+        fields, counts, values, weight, intercept, sharpness, dims, normaliser = read_arrays(path, *names)
         parts = np.split(values, np.cumsum(counts)[:-1])
+        own = zip(np.split(weight, np.cumsum(dims)[:-1]), intercept, strict=True)
         heads = cls(
             tuple(fields.tolist()),
             tuple(tuple(part.tolist()) for part in parts),
-            weight,
-            intercept,
+            _joint(path, weight, intercept, dims),
+            tuple(LinearHeads(weight_DV, intercept_V) for weight_DV, intercept_V in own),
             float(sharpness),
-            tuple(dims.tolist()),
-            tuple(weights.tolist()),
         )
         return heads, normaliser
 
@@ -209,10 +190,18 @@ class AttributeHeads:
         return [sum(len(values) for values in self.values[:field]) for field in range(len(self.fields))]
 
     @cached_property
-    def _scaled(self) -> Floats:
-        """`[D, V]` in units of the score."""
-        share_D = np.repeat(np.asarray(self.weights, np.float32), self.dims)
-        return np.asarray(self.weight_DV * share_D[:, None] / np.float32(self.sharpness), np.float32)
+    def _directions(self) -> Floats:
+        """`[V, D]`: what each value adds to a query, in units of the score."""
+        return np.ascontiguousarray(self.joint.weight_DV.T / np.float32(self.sharpness), np.float32)
+
+
+def _joint(path: Path, weight_DV: Floats, intercept_MV: Floats, dims: NDArray[np.int64]) -> LinearHeads:
+    """What a file holds for all members; of releases from before there was any, their own summed by weight."""
+    if "weights" not in array_names(path):
+        return LinearHeads(*read_arrays(path, "joint", "joint_intercept"))
+    (weights,) = read_arrays(path, "weights")
+    share_D1 = np.repeat(weights, dims)[:, None]
+    return LinearHeads((weight_DV * share_D1).astype(np.float32), (weights @ intercept_MV).astype(np.float32))
 
 
 def known_values(products: Products, rows: NDArray[np.int64], fields: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -235,54 +224,79 @@ def fit_heads(
     products: Products,
     rows: NDArray[np.int64],
     image_ND: NDArray[np.floating],
-    values: dict[str, tuple[str, ...]],
+    values: Mapping[str, tuple[str, ...]],
     *,
     sharpness: float,
-    seed: int = 0,
-) -> MemberHeads:
-    """One member's heads, by scikit-learn's logistic regression.
+    held: NDArray[np.int64] = NOBODY,
+    penalties: Mapping[str, float] | None = None,
+) -> tuple[LinearHeads, dict[str, float]]:
+    """Heads by scikit-learn's logistic regression, and per field the inverse penalty that they were fitted with.
 
     Args:
-        rows: of the train split; of very many a sample is used.
-        image_ND: the member's embeddings of all products.
+        rows: of the train split. held: of another, whose log-loss chooses each field's penalty.
+        image_ND: embeddings of the products, of one member or of several.
         values: as `known_values` found them.
-        sharpness: what multiplies embeddings: the penalty then means the same for every member.
+        sharpness: what multiplies embeddings: a penalty then means the same for every member.
+        penalties: per field, where they are known.
     """
-    if len(rows) > MOST_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_ROWS, replace=False))
-    weights, intercepts = [], []
+    weights, intercepts, chosen = [], [], {}
     for field, known in values.items():
         column_of = {tuple(words(value)): column for column, value in enumerate(known)}
-        column_N = np.array([column_of.get(tuple(words(str(value))), -1) for value in getattr(products, field)[rows]])
-        chosen = column_N >= 0
-        weight_DV, intercept_V = np.zeros((image_ND.shape[1], len(known))), np.full(len(known), -30.0)
-        scaled_ND = np.asarray(image_ND[rows[chosen]], np.float32) * np.float32(sharpness)
-        column_C, weight_DC, intercept_C = _fit(scaled_ND, column_N[chosen])
+        column_N = np.array([column_of.get(tuple(words(str(value))), -1) for value in getattr(products, field)])
+        train, other = rows[column_N[rows] >= 0], held[column_N[held] >= 0]
+        scaled = [np.asarray(image_ND[part], np.float32) * np.float32(sharpness) for part in (train, other)]
+        tried = INVERSE_PENALTIES if penalties is None else (penalties[field],)
+        if len(other) < FEWEST_HELD:
+            tried = tried[:1]
+        column_C, weight_DC, intercept_C, chosen[field] = _fit(
+            scaled[0], column_N[train], scaled[1], column_N[other], tried
+        )
+        weight_DV, intercept_V = np.zeros((image_ND.shape[1], len(known))), np.full(len(known), ABSENT)
         weight_DV[:, column_C], intercept_V[column_C] = weight_DC, intercept_C  # a value that a sample lacks: unlikely
         weights.append(weight_DV * sharpness)
         intercepts.append(intercept_V)
-    return MemberHeads(
+    heads = LinearHeads(
         np.concatenate(weights, axis=1).astype(np.float32), np.concatenate(intercepts).astype(np.float32)
     )
+    return heads, chosen
 
 
 def _fit(
-    image_ND: Floats, column_N: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """The columns that pictures have, and their `weight_DC` and `intercept_C`."""
+    image_ND: Floats, column_N: NDArray[np.int64], held_HD: Floats, column_H: NDArray[np.int64], tried: Sequence[float]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], float]:
+    """The columns that pictures have, their `weight_DC` and `intercept_C`, and the inverse penalty.
+
+    Penalties are tried from the strongest on, until the held pictures' log-loss grows.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     found = np.unique(column_N)
     if len(found) < 2:  # nothing to tell apart
-        return found, np.zeros((image_ND.shape[1], len(found))), np.zeros(len(found))
-    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(image_ND, column_N)
+        return found, np.zeros((image_ND.shape[1], len(found))), np.zeros(len(found)), tried[0]
+    seen = np.isin(column_H, found)
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
+    best, least = (model, tried[0]), math.inf
+    for penalty in tried if seen.any() else tried[:1]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_params(C=penalty).fit(image_ND, column_N)
+        loss = _log_loss(model, held_HD[seen], np.searchsorted(found, column_H[seen]))
+        if loss >= least:
+            break
+        best, least = (copy.deepcopy(model), penalty), loss
+    model, penalty = best
     if len(found) == 2:  # one row, of the second against the first
-        return found, np.vstack([np.zeros_like(model.coef_[0]), model.coef_[0]]).T, np.array([0, model.intercept_[0]])
-    return found, model.coef_.T, model.intercept_
+        weight_DC, intercept_C = np.vstack([np.zeros_like(model.coef_[0]), model.coef_[0]]).T, model.intercept_
+        return found, weight_DC, np.array([0, intercept_C[0]]), penalty
+    return found, model.coef_.T, model.intercept_, penalty
+
+
+def _log_loss(model: "LogisticRegression", image_HD: Floats, place_H: NDArray[np.int64]) -> float:
+    """The mean of what pictures' own values lack in log-probability; 0 for no pictures."""
+    if not len(place_H):
+        return 0.0
+    return -float(np.mean(model.predict_log_proba(image_HD)[np.arange(len(place_H)), place_H]))
 
 
 def _named(spoken: Sequence[str], phrases: dict[Words, int]) -> list[int]:

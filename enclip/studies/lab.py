@@ -28,7 +28,7 @@ from enclip.models.student import CARD, TextStudent, distil
 from enclip.models.views import views_of
 from enclip.pipeline.bank import BankTexts, bank_texts
 from enclip.pipeline.distil import student_texts
-from enclip.pipeline.heads import Values, member_heads, train_values
+from enclip.pipeline.heads import Values, ensemble_heads, train_values
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.shards import array_bytes
 from enclip.pipeline.soups import STATISTICS_FROM
@@ -36,7 +36,7 @@ from enclip.pipeline.train import sized, training_rows
 from enclip.pipeline.validate import Validator
 from enclip.recipes import Recipe, ReleaseRecipe, TrainRecipe
 from enclip.records import Floats, Products, Split
-from enclip.retrieval.heads import MemberHeads
+from enclip.retrieval.heads import AttributeHeads
 from enclip.studies.folds import rotated
 
 log = logging.getLogger(__name__)
@@ -237,29 +237,27 @@ class Lab:
         image_ND: NDArray[np.float16] = np.load(path, allow_pickle=False)
         return image_ND
 
-    def heads(self, epoch: Epoch, *, views: int) -> MemberHeads:
-        """The attribute heads of an epoch on its fold's train split, over `Fold.values`, by so many views."""
-        fold = epoch.training.fold
-        path = epoch.folder / (f"heads-{fold}.npz" if views == 1 else f"heads-{fold}-{views}-views.npz")
+    def heads(
+        self, members: Sequence[Epoch], weights: Sequence[float], *, views: Sequence[int]
+    ) -> AttributeHeads | None:
+        """The attribute heads of an ensemble on its fold's splits, by so many views of each member's pictures."""
+        world = self.fold(members[0].training.fold)
+        path = self._root / f"heads-{self._digest(members, weights, list(views))}.npz"
         if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                return MemberHeads(file["weight"], file["intercept"])
-        world, image_ND = self.fold(fold), self.pictures(epoch, views=views)
-        made = member_heads(world.products, image_ND, world.values, sharpness=self.embed(epoch).sharpness)
-        buffer = io.BytesIO()
-        np.savez(buffer, weight=made.weight_DV, intercept=made.intercept_V)
-        write_whole(path, buffer.getvalue())
+            return AttributeHeads.load(path)[0]
+        blocks = [self.pictures(member, views=count) for member, count in zip(members, views, strict=True)]
+        sharpnesses = [self.embed(member).sharpness for member in members]
+        made = ensemble_heads(world.products, blocks, weights, sharpnesses, world.values)
+        if made is not None:
+            buffer = io.BytesIO()
+            made.save(buffer, np.zeros((0, len(made.fields)), np.float32))
+            write_whole(path, buffer.getvalue())
         return made
 
     def student(self, members: Sequence[Epoch], weights: Sequence[float], *, own: int) -> TextStudent:
         """One text tower for an ensemble, as a release has it; it goes on where it was cut off."""
         fold, recipe = members[0].training.fold, ReleaseRecipe()
-        named = [
-            [str(member.folder.relative_to(self._root)), round(weight, 6)]
-            for member, weight in zip(members, weights, strict=True)
-        ]
-        digest = hashlib.sha256(json.dumps([named, own, recipe.student_epochs]).encode()).hexdigest()
-        folder = self._root / f"student-{digest[:20]}"
+        folder = self._root / f"student-{self._digest(members, weights, own, recipe.student_epochs)}"
         if not (folder / CARD).is_file():
             texts = student_texts(self.fold(fold).products)
             models = [load_checkpoint(member.folder, device=self.device) for member in members]
@@ -374,6 +372,14 @@ class Lab:
         for epoch in epochs:
             registry.log_figures(mlflow_run_id, metrics=epoch["figures"], step=epoch["epoch"])
         registry.close_run(mlflow_run_id)
+
+    def _digest(self, members: Sequence[Epoch], weights: Sequence[float], *how: Any) -> str:
+        """20 hex digits that name what is made of an ensemble."""
+        named = [
+            [str(member.folder.relative_to(self._root)), round(weight, 6)]
+            for member, weight in zip(members, weights, strict=True)
+        ]
+        return hashlib.sha256(json.dumps([named, *how]).encode()).hexdigest()[:20]
 
     def _folder(self, wanted: Training) -> Path:
         return self._root / digest(wanted)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from enclip.evaluation.metrics import ap_at_10_of_scores, evaluate, relevance
 from enclip.models.student import TextStudent
 from enclip.pipeline.bank import query_bank
-from enclip.pipeline.heads import ensemble_heads
 from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Floats, Ranking, Split
@@ -144,14 +143,7 @@ class Material:
         pictures = [self.lab.pictures(member, views=count) for member, count in zip(members, seen, strict=True)]
         bank = query_bank(self.world.bank, asked, pictures, weights, sharpnesses)
 
-        heads = ensemble_heads(
-            self.world.values,
-            [self.lab.heads(member, views=count) for member, count in zip(members, seen, strict=True)]
-            if self.world.values
-            else [],
-            weights,
-            sharpnesses,
-        )
+        heads = self.lab.heads(members, weights, views=seen)
 
         def build(count: int, mix: Mix) -> Searcher:
             return Searcher.build(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from enclip.pipeline.bank import bank_texts
-from enclip.pipeline.heads import ensemble_heads, member_heads, train_values
+from enclip.pipeline.heads import ensemble_heads, train_values
 from enclip.pipeline.tune import _is_better, tune
 from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
@@ -142,9 +142,8 @@ def test_what_was_settled_before_stays() -> None:
 def test_heads_are_weighed_where_select_shows_that_they_pay() -> None:
     build, queries, select, allowed = world(hubs=0.0)
     searcher = build(6, Mix())
-    values = train_values(searcher.products)
-    member = member_heads(searcher.products, searcher.block(0), values, sharpness=12.0)
-    heads = ensemble_heads(values, [member], [1.0], [12.0])
+    products, block = searcher.products, searcher.block(0)
+    heads = ensemble_heads(products, [block], [1.0], [12.0], train_values(products))
 
     def with_heads(count: int, mix: Mix) -> Searcher:
         blocks = [searcher.block(0)]

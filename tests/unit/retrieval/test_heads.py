@@ -8,7 +8,7 @@ import pytest
 from enclip.errors import ReleaseError
 from enclip.records import Floats, Product, Products
 from enclip.retrieval.bank import QueryBank
-from enclip.retrieval.heads import HEADS, AttributeHeads, MemberHeads, fit_heads, known_values
+from enclip.retrieval.heads import HEADS, INVERSE_PENALTIES, AttributeHeads, LinearHeads, fit_heads, known_values
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
@@ -44,9 +44,12 @@ def blocks(products: Products) -> list[Floats]:
 
 
 def heads(products: Products) -> AttributeHeads:
-    rows = np.arange(0, len(products), 2)
-    members = [fit_heads(products, rows, block, VALUES, sharpness=SHARPNESS) for block in blocks(products)]
-    return AttributeHeads.of(VALUES, members, weights=WEIGHTS, sharpness=SHARPNESS)
+    rows, members = np.arange(0, len(products), 2), blocks(products)
+    root_D = np.sqrt(np.repeat(WEIGHTS, DIMS)).astype(np.float32)
+    joint, _ = fit_heads(products, rows, np.concatenate(members, axis=1) * root_D, VALUES, sharpness=SHARPNESS)
+    own = [fit_heads(products, rows, block, VALUES, sharpness=SHARPNESS)[0] for block in members]
+    joint = LinearHeads(joint.weight_DV * root_D[:, None], joint.intercept_V)
+    return AttributeHeads(tuple(VALUES), tuple(VALUES.values()), joint, tuple(own), SHARPNESS)
 
 
 def searcher(products: Products, *, rescored: int = 50, **mix: float) -> Searcher:
@@ -62,15 +65,11 @@ def searcher(products: Products, *, rescored: int = 50, **mix: float) -> Searche
 
 
 def log_probability(made: AttributeHeads, block_NDs: list[Floats], field: int, value: int) -> Floats:
-    """By hand: the members' logits, summed by weight, through a softmax over the field."""
+    """By hand: the logits of the members side by side, through a softmax over the field."""
     start = sum(len(values) for values in made.values[:field])
     columns = slice(start, start + len(made.values[field]))
-    logit_NV = sum(
-        weight * (block.astype(np.float16).astype(np.float32) @ part[:, columns] + intercept[columns])
-        for weight, block, part, intercept in zip(
-            WEIGHTS, block_NDs, np.split(made.weight_DV, [DIMS[0]]), made.intercept_MV, strict=True
-        )
-    )
+    embedding_ND = np.concatenate(block_NDs, axis=1).astype(np.float16).astype(np.float32)
+    logit_NV = embedding_ND @ made.joint.weight_DV[:, columns] + made.joint.intercept_V[columns]
     return np.asarray(logit_NV[:, value] - np.log(np.exp(logit_NV).sum(axis=1)), np.float32)
 
 
@@ -166,12 +165,56 @@ def test_a_search_without_a_colour_shows_hardly_any_of_it() -> None:
 def test_the_heads_of_one_member_are_its_own() -> None:
     products = catalog()
     alone = searcher(products).member(1)
-    own = fit_heads(products, np.arange(0, 600, 2), blocks(products)[1], VALUES, sharpness=SHARPNESS)
-    assert alone.heads is not None
-    np.testing.assert_allclose(alone.heads.weight_DV, own.weight_DV, atol=1e-5)
+    own, _ = fit_heads(products, np.arange(0, 600, 2), blocks(products)[1], VALUES, sharpness=SHARPNESS)
+    assert alone.heads is not None and alone.heads.dims == (DIMS[1],)
+    np.testing.assert_allclose(alone.heads.joint.weight_DV, own.weight_DV, atol=1e-5)
     found = alone.search([blocks(products)[1][:1]], k=30, texts=["red bags"])[0].product_ids
     rows = [int(product_id[1:]) for product_id in found]
     assert np.mean(products.base_colour[rows] == "Red") > 0.6
+
+
+def test_where_members_err_differently_they_know_more_side_by_side() -> None:
+    """One member tells blue from the rest, the other red from the rest, and so neither the third colour."""
+    products, chance = catalog(1200), np.random.default_rng(0)
+    colour_N = np.array([COLOURS.index(colour) for colour in products.base_colour])
+    made = [unit(np.eye(2)[(colour_N == known).astype(int)] + 0.3 * chance.normal(size=(1200, 2))) for known in (0, 2)]
+    rows, held, values = np.arange(600), np.arange(600, 1200), {"base_colour": COLOURS}
+    shares_right = []
+    for seen_ND in (np.hstack(made) / 2**0.5, *made):
+        fit, _ = fit_heads(products, rows, seen_ND, values, sharpness=8.0, held=held)
+        found_N = (seen_ND @ fit.weight_DV + fit.intercept_V).argmax(axis=1)
+        shares_right.append((found_N == colour_N)[held].mean())
+    joint, one, other = shares_right
+    assert joint > 0.9 > 0.75 > max(one, other)
+
+
+@pytest.mark.parametrize(("noise", "chosen"), [(0.05, INVERSE_PENALTIES[-1]), (2.0, INVERSE_PENALTIES[0])])
+def test_pictures_that_no_head_has_seen_choose_how_strongly_it_is_held_back(noise: float, chosen: float) -> None:
+    """Clear pictures want little of it, those that say next to nothing much; the fit is that of the penalty alone."""
+    products, chance = catalog(300), np.random.default_rng(0)
+    kind_N = (products.article_type == "Shirts").astype(int)
+    image_ND = unit(np.eye(20)[kind_N] + noise * chance.normal(size=(300, 20)))
+    rows, held, values = np.arange(100), np.arange(100, 300), {"article_type": TYPES}
+    made, penalties = fit_heads(products, rows, image_ND, values, sharpness=8.0, held=held)
+    assert penalties == {"article_type": chosen}
+    alone, _ = fit_heads(products, rows, image_ND, values, sharpness=8.0, penalties=penalties)
+    np.testing.assert_allclose(made.weight_DV, alone.weight_DV, atol=0.05 * np.abs(alone.weight_DV).max())
+    few, strongest = fit_heads(products, rows, image_ND, values, sharpness=8.0, held=held[:20])
+    assert strongest == {"article_type": INVERSE_PENALTIES[0]} and few.weight_DV.any()
+
+
+def test_heads_of_a_release_from_before_members_were_read_side_by_side_are_their_own_together(tmp_path: Path) -> None:
+    made, path = heads(catalog()), tmp_path / HEADS
+    made.save(path, np.zeros((600, 2), np.float32))
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file if not name.startswith("joint")}
+    np.savez(path, **arrays, weights=np.array(WEIGHTS))
+    opened, _ = AttributeHeads.load(path)
+    by_hand = [weight * own.weight_DV for weight, own in zip(WEIGHTS, made.own, strict=True)]
+    np.testing.assert_allclose(opened.joint.weight_DV, np.concatenate(by_hand), atol=1e-6)
+    constants = sum(weight * own.intercept_V for weight, own in zip(WEIGHTS, made.own, strict=True))
+    np.testing.assert_allclose(opened.joint.intercept_V, constants, atol=1e-5)
+    np.testing.assert_array_equal(opened.member(1).joint.weight_DV, made.own[1].weight_DV)
 
 
 def test_a_saved_searcher_opens_with_its_heads(tmp_path: Path) -> None:
@@ -229,7 +272,7 @@ def test_spellings_of_one_value_are_one() -> None:
     values = known_values(products, every, ["base_colour"])
     assert values == {"base_colour": ("Navy Blue", "Red")}
     image_ND = unit(np.repeat(np.eye(3), 4, axis=0))
-    made = fit_heads(products, every, image_ND, values, sharpness=20.0)
+    made, _ = fit_heads(products, every, image_ND, values, sharpness=20.0)
     logit_NV = image_ND @ made.weight_DV + made.intercept_V
     assert (logit_NV[:8].argmax(axis=1) == [0] * 4 + [1] * 4).all()
     # The intercept of classes of one size alone would say the same of both, had a spelling been left out.
@@ -241,15 +284,14 @@ def test_a_sample_of_one_value_alone_tells_nothing_apart() -> None:
         [Product(f"p{row}", "", f"{row:064x}", base_colour="Red" if row else "Blue") for row in range(8)]
     )
     image_ND = unit(np.random.default_rng(0).normal(size=(8, 4)))
-    made = fit_heads(products, np.arange(1, 8), image_ND, {"base_colour": ("Blue", "Red")}, sharpness=20.0)
+    made, _ = fit_heads(products, np.arange(1, 8), image_ND, {"base_colour": ("Blue", "Red")}, sharpness=20.0)
     assert not made.weight_DV.any() and made.intercept_V[1] == 0 > made.intercept_V[0]
 
 
 def test_two_values_are_a_softmax_as_well() -> None:
     products = catalog(100)
-    kept = fit_heads(products, np.arange(100), blocks(products)[0], {"article_type": TYPES}, sharpness=SHARPNESS)
+    kept, _ = fit_heads(products, np.arange(100), blocks(products)[0], {"article_type": TYPES}, sharpness=SHARPNESS)
     logit_NV = blocks(products)[0] @ kept.weight_DV + kept.intercept_V
-    assert isinstance(kept, MemberHeads)
     assert (np.array(TYPES)[logit_NV.argmax(axis=1)] == products.article_type).mean() > 0.8
 
 
