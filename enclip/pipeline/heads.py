@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from enclip.models.captions import CAPTION_FIELDS
 from enclip.pipeline.bank import softened
 from enclip.records import Products, Split
-from enclip.retrieval.heads import AttributeHeads, LinearHeads, fit_heads, known_values
+from enclip.retrieval.heads import PAIR, AttributeHeads, LinearHeads, fit_heads, known_values
 
 MOST_ROWS = 30_000  # products of a split: of more a sample is used
 
@@ -17,7 +17,7 @@ Values = dict[str, tuple[str, ...]]
 
 def train_values(products: Products) -> Values:
     """Field → the values that heads of this catalog tell apart: those of the train split's captions."""
-    return known_values(products, np.flatnonzero(products.split == Split.TRAIN), CAPTION_FIELDS)
+    return known_values(products, np.flatnonzero(products.split == Split.TRAIN), (*CAPTION_FIELDS, PAIR))
 
 
 def ensemble_heads(

@@ -5,6 +5,9 @@ of a caption weighs them as training happened to; a head asks for each by itself
 shirt that is white loses what it should. One head reads all members side by side: where they err in different ways it
 knows more than their own heads together.
 
+Gender and type are told together too: what makes a shirt a man's is not what makes a shoe one. A query that names both
+asks for `log p(men, shirts | x)`, which is better known than the sum of the two.
+
 `log p(v | x) = w_v·x + c_v - log Σ_u exp(w_u·x + c_u)`: the first term is one more direction of the query, the second
 a constant of it, the third one number per product and field. So a search with heads is still one inner product.
 Only pictures are read; what a product's own row says of it has no part in its score.
@@ -17,13 +20,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enclip.records import Floats, Products
+from enclip.records import Floats, Products, Strings
 from enclip.retrieval import fusion
 from enclip.retrieval.arrays import array_names, read_arrays
 from enclip.retrieval.text import words
@@ -35,9 +39,10 @@ HEADS = "heads.npz"
 FEWEST = 3  # train products of a value, below which a head knows nothing of it
 FEWEST_HELD = 50  # pictures whose log-loss chooses a penalty; of fewer it is the strongest
 ITERATIONS = 100  # of L-BFGS: enough, and stopping there only regularises
-INVERSE_PENALTIES = (0.03, 0.1, 0.3, 1.0)  # what is best depends on the training: docs/decisions/0008
+INVERSE_PENALTIES = (0.03, 0.1, 0.3)  # what is best depends on the training: docs/decisions/0008
 ABSENT = -30.0  # logit of a value that no picture has
 NOBODY = np.zeros(0, dtype=np.int64)
+PAIR, PAIRED = "gender and article_type", ("gender", "article_type")  # the one pair that pays: docs/decisions/0008
 BLOCK = 16_384
 LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
 
@@ -57,7 +62,7 @@ class AttributeHeads:
     """The heads of an ensemble.
 
     Attributes:
-        fields: F columns of the products.
+        fields: F columns of the products, and PAIR.
         values: per field its values, in the order of the V columns of the weights.
         joint: over the members' embeddings side by side, D = ΣD_k.
         own: each member's, for a search by it alone.
@@ -81,9 +86,30 @@ class AttributeHeads:
         return replace(self, joint=own, own=(own,))
 
     def asked(self, text: str) -> list[list[int]]:
-        """Per field the columns of the values that a text names, whole words, the longest first; plurals are alike."""
+        """Per field the columns of the values that a text names, whole words, the longest first; plurals are alike.
+
+        Of pairs there are none: what is named of each field is said by itself.
+        """
         spoken = words(text)
-        return [_named(spoken, phrases) for phrases in self._phrases]
+        return [
+            [] if field == PAIR else _named(spoken, phrases)
+            for field, phrases in zip(self.fields, self._phrases, strict=True)
+        ]
+
+    def scored(self, text: str) -> list[list[int]]:
+        """The same of what a score reads: pairs in the place of their parts, where all that are named are known."""
+        found = self.asked(text)
+        if PAIR not in self.fields:
+            return found
+        pair, *parts = (self.fields.index(field) for field in (PAIR, *PAIRED))
+        phrase_of = {column: phrase for phrases in self._phrases for phrase, column in phrases.items()}
+        named = [[phrase_of[column] for column in found[part]] for part in parts]
+        columns = [self._phrases[pair].get((*one, *other)) for one, other in product(*named)]
+        if columns and None not in columns:
+            found[pair] = [column for column in columns if column is not None]
+            for part in parts:
+                found[part] = []
+        return found
 
     def names(self, text: str, field: str) -> bool:
         """Whether a text names a value of a field."""
@@ -96,7 +122,7 @@ class AttributeHeads:
         direction_QD = np.zeros((len(texts), len(self.joint.weight_DV)), np.float32)
         asked_QF = np.zeros((len(texts), len(self.fields)), np.float32)
         for row, text in enumerate(texts):
-            for field, columns in enumerate(self.asked(text or "")):
+            for field, columns in enumerate(self.scored(text or "")):
                 if columns:
                     direction_QD[row] += self._directions[columns].mean(axis=0)
                     asked_QF[row, field] = 1
@@ -212,12 +238,20 @@ def known_values(products: Products, rows: NDArray[np.int64], fields: Sequence[s
     found: dict[str, tuple[str, ...]] = {}
     for field in fields:
         spellings: defaultdict[Words, Counter[str]] = defaultdict(Counter)
-        for value in getattr(products, field)[rows]:
+        for value in said_of(products, field)[rows]:
             spellings[tuple(words(str(value)))][str(value)] += 1
         alike = [counts for said, counts in spellings.items() if said and counts.total() >= FEWEST]
         if len(alike) > 1:
             found[field] = tuple(sorted(min(counts, key=lambda value: (-counts[value], value)) for counts in alike))
     return found
+
+
+def said_of(products: Products, field: str) -> Strings:
+    """What products' rows say of a field, or of both of a pair."""
+    if field != PAIR:
+        return np.asarray(getattr(products, field))
+    parts = zip(*(getattr(products, part) for part in PAIRED), strict=True)
+    return np.array([" ".join(pair) if all(pair) else "" for pair in parts], dtype=object)
 
 
 def fit_heads(
@@ -242,7 +276,7 @@ def fit_heads(
     weights, intercepts, chosen = [], [], {}
     for field, known in values.items():
         column_of = {tuple(words(value)): column for column, value in enumerate(known)}
-        column_N = np.array([column_of.get(tuple(words(str(value))), -1) for value in getattr(products, field)])
+        column_N = np.array([column_of.get(tuple(words(str(value))), -1) for value in said_of(products, field)])
         train, other = rows[column_N[rows] >= 0], held[column_N[held] >= 0]
         scaled = [np.asarray(image_ND[part], np.float32) * np.float32(sharpness) for part in (train, other)]
         tried = INVERSE_PENALTIES if penalties is None else (penalties[field],)

@@ -242,7 +242,7 @@ class Lab:
     ) -> AttributeHeads | None:
         """The attribute heads of an ensemble on its fold's splits, by so many views of each member's pictures."""
         world = self.fold(members[0].training.fold)
-        path = self._root / f"heads-{self._digest(members, weights, list(views))}.npz"
+        path = self._root / f"heads-{self._digest(members, weights, list(views), list(world.values))}.npz"
         if path.is_file():
             return AttributeHeads.load(path)[0]
         blocks = [self.pictures(member, views=count) for member, count in zip(members, views, strict=True)]

@@ -8,7 +8,7 @@ import pytest
 from enclip.errors import ReleaseError
 from enclip.records import Floats, Product, Products
 from enclip.retrieval.bank import QueryBank
-from enclip.retrieval.heads import HEADS, INVERSE_PENALTIES, AttributeHeads, LinearHeads, fit_heads, known_values
+from enclip.retrieval.heads import HEADS, INVERSE_PENALTIES, PAIR, AttributeHeads, LinearHeads, fit_heads, known_values
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
@@ -186,6 +186,85 @@ def test_where_members_err_differently_they_know_more_side_by_side() -> None:
         shares_right.append((found_N == colour_N)[held].mean())
     joint, one, other = shares_right
     assert joint > 0.9 > 0.75 > max(one, other)
+
+
+def worn() -> tuple[Products, Floats]:
+    """What makes a shirt a man's makes a shoe a woman's: by itself the direction says nothing of the gender."""
+    chance = np.random.default_rng(0)
+    worn_by = [
+        (who, what) for who, what in zip(chance.choice(["Men", "Women"], 800), chance.choice(["Shirts", "Shoes"], 800))
+    ]
+    products = Products.from_rows(
+        [
+            Product(f"p{row:05d}", "", f"{row:064x}", gender=str(who), article_type=str(what))
+            for row, (who, what) in enumerate(worn_by)
+        ]
+    )
+    men_N, shirt_N = products.gender == "Men", products.article_type == "Shirts"
+    shown = np.stack([np.where(shirt_N, 1.0, -1.0), np.where(men_N == shirt_N, 1.0, -1.0)], axis=1)
+    return products, unit(np.hstack([shown, np.zeros((800, 6))]) + 0.3 * chance.normal(size=(800, 8)))
+
+
+def heads_of_worn(products: Products, image_ND: Floats, *fields: str) -> AttributeHeads:
+    values = known_values(products, np.arange(400), fields)
+    fit, _ = fit_heads(products, np.arange(400), image_ND, values, sharpness=SHARPNESS)
+    return AttributeHeads(tuple(values), tuple(values.values()), fit, (fit,), SHARPNESS)
+
+
+def test_gender_and_type_are_told_together() -> None:
+    products, image_ND = worn()
+    held = np.arange(800) >= 400
+    right = (products.gender == "Men") & (products.article_type == "Shirts")
+
+    def precision(*fields: str) -> float:
+        built = Searcher.build(
+            products,
+            [image_ND],
+            [1.0],
+            cluster_count=1,
+            mix=Mix(attribute_weight=1.0),
+            rescored=800,
+            heads=heads_of_worn(products, image_ND, *fields),
+        )
+        nothing = [np.zeros((1, 8), np.float32)]
+        (ranking,) = built.search(nothing, k=60, texts=["men's shirt for men"], allowed=held)
+        return float(np.mean([right[int(found[1:])] for found in ranking.product_ids]))
+
+    assert precision("gender", "article_type") < 0.75 < 0.95 < precision("gender", "article_type", PAIR)
+
+
+@pytest.mark.parametrize(
+    ("text", "scored"),
+    [
+        ("women shoe", [[], [], [5]]),  # the pair in the place of both
+        ("shoes for men and women", [[], [], [3, 5]]),
+        ("men", [[0], [], []]),
+        ("shoes", [[], [3], []]),
+        ("striped", [[], [], []]),
+    ],
+)
+def test_a_score_reads_pairs_where_both_are_named(text: str, scored: list[list[int]]) -> None:
+    products, image_ND = worn()
+    made = heads_of_worn(products, image_ND, "gender", "article_type", PAIR)
+    assert made.values == (
+        ("Men", "Women"),
+        ("Shirts", "Shoes"),
+        ("Men Shirts", "Men Shoes", "Women Shirts", "Women Shoes"),
+    )
+    shift = [[column + 2 if field == 2 else column for column in columns] for field, columns in enumerate(scored)]
+    assert made.scored(text) == shift
+    assert not made.asked(text)[2], "what is said of a result is said by field"
+
+
+def test_a_pair_that_is_not_known_is_its_parts() -> None:
+    products, image_ND = worn()
+    rows = np.flatnonzero((products.gender == "Men") | (products.article_type == "Shoes"))
+    products, image_ND = products.take(rows), image_ND[rows]
+    values = known_values(products, np.arange(len(rows)), ("gender", "article_type", PAIR))
+    fit, _ = fit_heads(products, np.arange(len(rows)), image_ND, values, sharpness=SHARPNESS)
+    made = AttributeHeads(tuple(values), tuple(values.values()), fit, (fit,), SHARPNESS)
+    assert made.scored("women shirts") == made.asked("women shirts") == [[1], [2], []]
+    assert made.scored("shirts for men or women") == [[0, 1], [2], []]
 
 
 @pytest.mark.parametrize(("noise", "chosen"), [(0.05, INVERSE_PENALTIES[-1]), (2.0, INVERSE_PENALTIES[0])])
