@@ -14,7 +14,8 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="ensemble, clusters, size, ablation, fusion, members, low-quality, little-data, bases, recipe or cost."
+            help="ensemble, clusters, size, ablation, fusion, members, heads, low-quality, little-data, bases, recipe "
+            "or cost."
         ),
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each instance; one plain run has all of them.")] = 48,

@@ -1,6 +1,6 @@
 """Attribute heads of an ensemble, from the train split's pictures and what its rows say of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ def ensemble_heads(
     weights: Sequence[float],
     sharpnesses: Sequence[float],
     values: Values,
+    *,
+    penalties: Mapping[str, float] | None = None,
 ) -> AttributeHeads | None:
     """The heads of an ensemble; None for a catalog without attributes to tell apart.
 
@@ -34,6 +36,7 @@ def ensemble_heads(
 
     Args:
         block_NDs: per member its embeddings of all products. weights: of the members. sharpnesses: of their trainings.
+        penalties: inverse ones by field, where *select* is not to choose them.
     """
     if not values:
         return None
@@ -45,7 +48,7 @@ def ensemble_heads(
     root_D1 = np.repeat(root_M, [block.shape[1] for block in seen])[:, None]
     sharpness = softened(sharpnesses, weights)
     scaled_ND = np.concatenate(seen, axis=1) * root_D1.T
-    found, penalties = fit_heads(known, rows, scaled_ND, values, sharpness=sharpness, held=held)
+    found, penalties = fit_heads(known, rows, scaled_ND, values, sharpness=sharpness, held=held, penalties=penalties)
     joint = LinearHeads(found.weight_DV * root_D1, found.intercept_V)
     own = [joint]
     if len(seen) > 1:

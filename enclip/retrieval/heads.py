@@ -135,7 +135,7 @@ class AttributeHeads:
             embedding_CD: float32 concatenations of the pictures.
         """
         found = []
-        for start, field, values, columns in zip(self._starts, self.fields, self.values, self.asked(text), strict=True):
+        for start, field, values, columns in zip(self.starts, self.fields, self.values, self.asked(text), strict=True):
             if columns:
                 part = slice(start, start + len(values))
                 logit_CV = embedding_CD @ self.joint.weight_DV[:, part] + self.joint.intercept_V[part]
@@ -157,6 +157,12 @@ class AttributeHeads:
             found_C += np.log(np.maximum(1 - shown_C, LEAST_DOUBT)) / np.float32(self.sharpness)
         return found_C
 
+    def log_probabilities(self, embedding_ND: Floats) -> Floats:
+        """`[N, V]`: of each value among those of its field, by products' concatenations."""
+        logit_NV = embedding_ND @ self.joint.weight_DV + self.joint.intercept_V
+        parts = np.split(logit_NV, self.starts[1:], axis=1)
+        return np.concatenate([part - fusion.log_sum_exp(part)[:, None] for part in parts], axis=1)
+
     def normalisers(self, embedding_ND: NDArray[np.floating]) -> Floats:
         """`[N, F]` in units of the score: per field `1/τ · log Σ_v exp(logit)` of products' concatenations.
 
@@ -167,7 +173,7 @@ class AttributeHeads:
         for start in range(0, len(embedding_ND), BLOCK):
             logit_NV = np.asarray(embedding_ND[start : start + BLOCK, :width], np.float32) @ self.joint.weight_DV
             logit_NV += self.joint.intercept_V
-            for field, part_NV in enumerate(np.split(logit_NV, self._starts[1:], axis=1)):
+            for field, part_NV in enumerate(np.split(logit_NV, self.starts[1:], axis=1)):
                 found_NF[start : start + BLOCK, field] = fusion.log_sum_exp(part_NV) / self.sharpness
         return found_NF
 
@@ -208,11 +214,12 @@ class AttributeHeads:
         """Per field the words of a value → its column."""
         return [
             {tuple(words(value)): column for column, value in enumerate(values, start)}
-            for values, start in zip(self.values, self._starts, strict=True)
+            for values, start in zip(self.values, self.starts, strict=True)
         ]
 
     @property
-    def _starts(self) -> list[int]:
+    def starts(self) -> list[int]:
+        """Per field its first column."""
         return [sum(len(values) for values in self.values[:field]) for field in range(len(self.fields))]
 
     @cached_property
@@ -233,7 +240,8 @@ def _joint(path: Path, weight_DV: Floats, intercept_MV: Floats, dims: NDArray[np
 def known_values(products: Products, rows: NDArray[np.int64], fields: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Field → its values in these products, each of at least three of them; a field of fewer than two is left out.
 
-    Values of the same words ("Navy Blue", "navy blue") are one, by its commonest spelling.
+    So is a pair where one of its fields is. Values of the same words ("Navy Blue", "navy blue") are one, by its
+    commonest spelling.
     """
     found: dict[str, tuple[str, ...]] = {}
     for field in fields:
@@ -243,6 +251,8 @@ def known_values(products: Products, rows: NDArray[np.int64], fields: Sequence[s
         alike = [counts for said, counts in spellings.items() if said and counts.total() >= FEWEST]
         if len(alike) > 1:
             found[field] = tuple(sorted(min(counts, key=lambda value: (-counts[value], value)) for counts in alike))
+    if not found.keys() >= set(PAIRED):
+        found.pop(PAIR, None)
     return found
 
 
@@ -252,6 +262,12 @@ def said_of(products: Products, field: str) -> Strings:
         return np.asarray(getattr(products, field))
     parts = zip(*(getattr(products, part) for part in PAIRED), strict=True)
     return np.array([" ".join(pair) if all(pair) else "" for pair in parts], dtype=object)
+
+
+def known_rows(products: Products, field: str, known: Sequence[str]) -> NDArray[np.int64]:
+    """`column_N`: which of a field's known values each product has, in any spelling; -1 for another or none."""
+    column_of = {tuple(words(value)): column for column, value in enumerate(known)}
+    return np.array([column_of.get(tuple(words(str(value))), -1) for value in said_of(products, field)], np.int64)
 
 
 def fit_heads(
@@ -275,8 +291,7 @@ def fit_heads(
     """
     weights, intercepts, chosen = [], [], {}
     for field, known in values.items():
-        column_of = {tuple(words(value)): column for column, value in enumerate(known)}
-        column_N = np.array([column_of.get(tuple(words(str(value))), -1) for value in said_of(products, field)])
+        column_N = known_rows(products, field, known)
         train, other = rows[column_N[rows] >= 0], held[column_N[held] >= 0]
         scaled = [np.asarray(image_ND[part], np.float32) * np.float32(sharpness) for part in (train, other)]
         tried = INVERSE_PENALTIES if penalties is None else (penalties[field],)

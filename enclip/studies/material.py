@@ -12,6 +12,7 @@ from enclip.pipeline.bank import query_bank
 from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Floats, Ranking, Split
+from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.selection import greedy_weights
@@ -110,15 +111,22 @@ class Material:
         return self.tuned(*self.ensemble)
 
     def tuned(
-        self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False, views: int = 0
+        self,
+        members: Sequence[Epoch],
+        weights: Sequence[float],
+        *,
+        names: bool = False,
+        views: int = 0,
+        heads: AttributeHeads | None = None,
     ) -> Tuned:
         """A release of these members, as `pipeline.cluster` chooses one.
 
         Args:
             names: a hybrid, with most of the score of vectors from names.
             views: of each picture; 0: as many as the recipe says.
+            heads: those of a release where None.
         """
-        build = self.builder(members, weights, names=names, views=views)
+        build = self.builder(members, weights, names=names, views=views, heads=heads)
         select = [self.world.of(Split.SELECT, self.embedded(member))[0] for member in members]
         mix = Mix(name_share=NAME_SHARE if names else 0.0)
         return tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
@@ -128,13 +136,15 @@ class Material:
         return self.lab.views(member, self.setting.release)
 
     def builder(
-        self, members: Sequence[Epoch], weights: Sequence[float], *, names: bool = False, views: int = 0
+        self,
+        members: Sequence[Epoch],
+        weights: Sequence[float],
+        *,
+        names: bool = False,
+        views: int = 0,
+        heads: AttributeHeads | None = None,
     ) -> Callable[[int, Mix], Searcher]:
-        """What builds these members' searcher of so many clusters with a mix, bank and heads at hand.
-
-        Args:
-            views: of each picture; 0: as many as the recipe says.
-        """
+        """What builds these members' searcher of so many clusters with a mix, bank and heads at hand; see `tuned`."""
         parts = [self.embedded(member) for member in members]
         seen = [views or self.views(member) for member in members]
         products = self.world.products
@@ -143,7 +153,7 @@ class Material:
         pictures = [self.lab.pictures(member, views=count) for member, count in zip(members, seen, strict=True)]
         bank = query_bank(self.world.bank, asked, pictures, weights, sharpnesses)
 
-        heads = self.lab.heads(members, weights, views=seen)
+        heads = heads or self.lab.heads(members, weights, views=seen)
 
         def build(count: int, mix: Mix) -> Searcher:
             return Searcher.build(

@@ -16,6 +16,7 @@ from enclip.studies import (
     cost,
     ensemble,
     fusion,
+    heads,
     little_data,
     low_quality,
     members,
@@ -125,7 +126,25 @@ STUDIES: dict[str, Study] = {
                 members.named(members.GREEDY, members.BRANCHES),
                 members.named(members.BEST, members.PLAIN),
             ),
+            "gain_of_distinct_runs_as_a_release": (
+                members.named(members.RELEASE, members.DISTINCT),
+                members.named(members.RELEASE, members.PLAIN),
+            ),
+            "gain_of_branches_as_a_release": (
+                members.named(members.RELEASE, members.BRANCHES),
+                members.named(members.RELEASE, members.PLAIN),
+            ),
         },
+    ),
+    "heads": Study(
+        "How are attribute heads best fitted?",
+        heads.run,
+        Setting.instances_of,
+        {
+            "gain_of_heads": (heads.RELEASE, heads.WITHOUT),
+            "gain_over_heads_of_each_member": (heads.RELEASE, heads.SUMMED),
+        },
+        about=heads.ABOUT,
     ),
     "bases": Study("Which base weights to start from?", bases.run),
     "recipe": Study(

@@ -259,6 +259,8 @@ def test_a_pair_that_is_not_known_is_its_parts() -> None:
     made = AttributeHeads(tuple(values), tuple(values.values()), fit, (fit,), SHARPNESS)
     assert made.scored("women shirts") == made.asked("women shirts") == [[1], [2], []]
     assert made.scored("shirts for men or women") == [[0, 1], [2], []]
+    men = np.flatnonzero(products.gender == "Men")
+    assert known_values(products, men, ("gender", "article_type", PAIR)).keys() == {"article_type"}
 
 
 @pytest.mark.parametrize(("noise", "chosen"), [(0.05, INVERSE_PENALTIES[-1]), (2.0, INVERSE_PENALTIES[0])])

@@ -89,7 +89,7 @@ def test_ctrl_c_ends_all_of_them(other_home: Platform, setting: Setting, tmp_pat
     assert "Traceback" not in left
 
 
-@pytest.mark.parametrize(("name", "count"), [("ensemble", 3), ("little-data", 5), ("recipe", 11), ("ablation", 2)])
+@pytest.mark.parametrize(("name", "count"), [("ensemble", 3), ("little-data", 5), ("recipe", 12), ("ablation", 2)])
 def test_a_study_names_all_trainings_that_it_asks_for(
     platform: Platform, setting: Setting, run: Callable[..., Ran], name: str, count: int, tmp_path: Path
 ) -> None:

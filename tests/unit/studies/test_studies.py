@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -18,7 +19,7 @@ from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.platform import Platform, open_platform
 from enclip.recipes import ADDED_LATER, TrainRecipe
 from enclip.records import Split
-from enclip.studies import clusters, recipe
+from enclip.studies import clusters, heads, recipe
 from enclip.studies.ablation import CROSS, EFFECTS
 from enclip.studies.definition import Setting
 from enclip.studies.lab import Lab, Training, best_of
@@ -327,6 +328,28 @@ def test_trainings_from_before_a_technique_are_found(platform: Platform) -> None
         (root / name / "epochs.json").write_text("[]")
         assert lab.train(training) == []
     assert told == []
+
+
+def test_heads_are_fitted_in_each_way_and_the_last_is_the_releases(
+    ran: Callable[[str], Ran], platform: Platform, setting: Setting
+) -> None:
+    done, material = ran("heads"), Material(Lab(platform), setting, 0)
+    expected = material.searched(material.release.searcher, material.ensemble[0])
+    np.testing.assert_allclose(done.per_query[heads.RELEASE], expected, atol=1e-6)
+    ways = [heads.SUMMED, heads.SUMMED_CHOSEN, heads.JOINT, heads.JOINT_CHOSEN, heads.RELEASE]
+    facts = done.document["facts"]["0"]
+    assert list(facts) == ways and list(done.document["systems"]) == [heads.WITHOUT, *ways]
+    made = material.release.searcher.heads
+    rows = np.flatnonzero(material.allowed(Split.GATE))
+    image_ND = material.release.searcher.embedding_ND[rows].astype(np.float32)
+    start, values = made.starts[made.fields.index("base_colour")], made.values[made.fields.index("base_colour")]
+    logit_NV = (image_ND @ made.joint.weight_DV + made.joint.intercept_V)[:, start : start + len(values)]
+    own = [values.index(colour) for colour in material.world.products.base_colour[rows]]
+    right_N = np.exp(logit_NV[np.arange(len(rows)), own]) / np.exp(logit_NV).sum(axis=1)
+    assert facts[heads.RELEASE]["log-loss, base_colour"] == pytest.approx(-np.log(right_N).mean(), abs=1e-4)
+    two = heads.summed(replace(made, own=(made.joint, made.joint)), [1.0, 3.0])
+    np.testing.assert_allclose(two.joint.weight_DV[: len(made.joint.weight_DV)], made.joint.weight_DV / 4, rtol=1e-5)
+    np.testing.assert_allclose(two.joint.intercept_V, made.joint.intercept_V, rtol=1e-5)
 
 
 def test_each_variant_of_the_recipe_is_trained_and_the_chosen_one_is_selects(ran: Callable[[str], Ran]) -> None:
