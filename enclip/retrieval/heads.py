@@ -102,8 +102,7 @@ class AttributeHeads:
         if PAIR not in self.fields:
             return found
         pair, *parts = (self.fields.index(field) for field in (PAIR, *PAIRED))
-        phrase_of = {column: phrase for phrases in self._phrases for phrase, column in phrases.items()}
-        named = [[phrase_of[column] for column in found[part]] for part in parts]
+        named = [[self._phrase_of[column] for column in found[part]] for part in parts]
         columns = [self._phrases[pair].get((*one, *other)) for one, other in product(*named)]
         if columns and None not in columns:
             found[pair] = [column for column in columns if column is not None]
@@ -216,6 +215,10 @@ class AttributeHeads:
             {tuple(words(value)): column for column, value in enumerate(values, start)}
             for values, start in zip(self.values, self.starts, strict=True)
         ]
+
+    @cached_property
+    def _phrase_of(self) -> dict[int, Words]:
+        return {column: phrase for phrases in self._phrases for phrase, column in phrases.items()}
 
     @property
     def starts(self) -> list[int]:
