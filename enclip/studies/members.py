@@ -55,7 +55,7 @@ class Way:
 def run(material: Material) -> Findings:
     """Each way's best member, ensembles and, where weights may be averaged, soup; all chosen on *select*.
 
-    These by plain cosines; the greedy ensemble as a release too, with bank and heads.
+    These by plain cosines; the greedy ensemble as a release too, with bank and heads, of one view of each picture.
     """
     systems: dict[str, Values] = {}
     facts: dict[str, Fact] = {}
@@ -66,7 +66,7 @@ def run(material: Material) -> Findings:
         systems[named(BEST, name)] = material.ap(material.scores(best))
         systems[named(UNIFORM, name)] = material.uniform(way.members)
         systems[named(GREEDY, name)] = material.ap(material.weighted(chosen, weights))
-        systems[named(RELEASE, name)] = material.searched(material.tuned(chosen, weights).searcher, chosen)
+        systems[named(RELEASE, name)] = material.searched(material.tuned(chosen, weights, views=1).searcher, chosen)
         facts[name] = {
             "epochs trained": len(way.trained),
             "training, s": sum(epoch.seconds for epoch in way.trained),

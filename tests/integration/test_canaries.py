@@ -120,7 +120,7 @@ def other_projection(_platform: Platform, folder: Path, manifest: Manifest) -> M
 
 
 def other_heads(_platform: Platform, folder: Path, manifest: Manifest) -> Manifest:
-    rewrite(folder / HEADS, weight=lambda weight_DV: np.roll(weight_DV, 1, axis=1))
+    rewrite(folder / HEADS, joint=lambda weight_DV: np.roll(weight_DV, 1, axis=1))
     return manifest
 
 
