@@ -198,12 +198,13 @@ class AttributeHeads:
         names = ("fields", "counts", "values", "weight", "intercept", "sharpness", "dims", "normaliser")
         fields, counts, values, weight, intercept, sharpness, dims, normaliser = read_arrays(path, *names)
         parts = np.split(values, np.cumsum(counts)[:-1])
-        own = zip(np.split(weight, np.cumsum(dims)[:-1]), intercept, strict=True)
+        blocks = zip(np.split(weight, np.cumsum(dims)[:-1]), intercept, strict=True)
+        own = tuple(LinearHeads(weight_DV, intercept_V) for weight_DV, intercept_V in blocks)
         heads = cls(
             tuple(fields.tolist()),
             tuple(tuple(part.tolist()) for part in parts),
-            _joint(path, weight, intercept, dims),
-            tuple(LinearHeads(weight_DV, intercept_V) for weight_DV, intercept_V in own),
+            _joint(path, own),
+            own,
             float(sharpness),
         )
         return heads, normaliser
@@ -231,13 +232,20 @@ class AttributeHeads:
         return np.ascontiguousarray(self.joint.weight_DV.T / np.float32(self.sharpness), np.float32)
 
 
-def _joint(path: Path, weight_DV: Floats, intercept_MV: Floats, dims: NDArray[np.int64]) -> LinearHeads:
-    """What a file holds for all members; of releases from before there was any, their own summed by weight."""
+def summed(own: Sequence[LinearHeads], weights: Sequence[float]) -> LinearHeads:
+    """What makes the logits of members side by side their own ones, summed by weight."""
+    parts = list(zip(weights, own, strict=True))
+    weight_DV = np.concatenate([weight * member.weight_DV for weight, member in parts])
+    intercept_V = np.sum([weight * member.intercept_V for weight, member in parts], axis=0)
+    return LinearHeads(weight_DV.astype(np.float32), intercept_V.astype(np.float32))
+
+
+def _joint(path: Path, own: Sequence[LinearHeads]) -> LinearHeads:
+    """What a file holds for all members; of releases from before there was any, their own summed."""
     if "weights" not in array_names(path):
         return LinearHeads(*read_arrays(path, "joint", "joint_intercept"))
     (weights,) = read_arrays(path, "weights")
-    share_D1 = np.repeat(weights, dims)[:, None]
-    return LinearHeads((weight_DV * share_D1).astype(np.float32), (weights @ intercept_MV).astype(np.float32))
+    return summed(own, weights.tolist())
 
 
 def known_values(products: Products, rows: NDArray[np.int64], fields: Sequence[str]) -> dict[str, tuple[str, ...]]:

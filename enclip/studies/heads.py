@@ -1,12 +1,13 @@
 """(l) How are attribute heads best fitted?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from enclip.pipeline.heads import ensemble_heads
 from enclip.records import Split
-from enclip.retrieval.heads import INVERSE_PENALTIES, PAIR, PAIRED, AttributeHeads, LinearHeads, known_rows
+from enclip.retrieval.heads import INVERSE_PENALTIES, PAIR, PAIRED, AttributeHeads, known_rows, summed
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.lab import Epoch
 from enclip.studies.material import Material, Values
@@ -55,22 +56,12 @@ def _ways(material: Material, members: Sequence[Epoch], weights: Sequence[float]
     held_back, chosen = found[False], found[True]
     assert held_back is not None and chosen is not None
     return {
-        SUMMED: summed(held_back, weights),
-        SUMMED_CHOSEN: summed(chosen, weights),
+        SUMMED: replace(held_back, joint=summed(held_back.own, weights)),
+        SUMMED_CHOSEN: replace(chosen, joint=summed(chosen.own, weights)),
         JOINT: held_back,
         JOINT_CHOSEN: chosen,
         RELEASE: whole,
     }
-
-
-def summed(heads: AttributeHeads, weights: Sequence[float]) -> AttributeHeads:
-    """Heads whose logits are those of each member's own, summed by weight."""
-    shares = [weight / sum(weights) for weight in weights]
-    parts = list(zip(shares, heads.own, strict=True))
-    weight_DV = np.concatenate([share * own.weight_DV for share, own in parts])
-    intercept_V = sum(share * own.intercept_V for share, own in parts)
-    joint = LinearHeads(weight_DV.astype(np.float32), np.asarray(intercept_V, np.float32))
-    return AttributeHeads(heads.fields, heads.values, joint, heads.own, heads.sharpness)
 
 
 def log_losses(material: Material, heads: AttributeHeads, members: Sequence[Epoch]) -> Fact:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,20 @@ from enclip.studies.definition import Setting
 from enclip.studies.lab import Embedded, Epoch, Lab, best_of
 
 Values = NDArray[np.float64]  # AP@10 of each gate query
+
+
+class How(TypedDict, total=False):
+    """What sets a release apart from the default.
+
+    Attributes:
+        names: a hybrid, with most of the score of vectors from names.
+        views: of each picture; 0: as many as the recipe says.
+        heads: in the place of those that it would have.
+    """
+
+    names: bool
+    views: int
+    heads: AttributeHeads
 
 
 class Material:
@@ -110,25 +125,11 @@ class Material:
         """The release: its ensemble, with the parts of its score weighed on *select*. Pictures alone."""
         return self.tuned(*self.ensemble)
 
-    def tuned(
-        self,
-        members: Sequence[Epoch],
-        weights: Sequence[float],
-        *,
-        names: bool = False,
-        views: int = 0,
-        heads: AttributeHeads | None = None,
-    ) -> Tuned:
-        """A release of these members, as `pipeline.cluster` chooses one.
-
-        Args:
-            names: a hybrid, with most of the score of vectors from names.
-            views: of each picture; 0: as many as the recipe says.
-            heads: those of a release where None.
-        """
-        build = self.builder(members, weights, names=names, views=views, heads=heads)
+    def tuned(self, members: Sequence[Epoch], weights: Sequence[float], **how: Unpack[How]) -> Tuned:
+        """A release of these members, as `pipeline.cluster` chooses one."""
+        build = self.builder(members, weights, **how)
         select = [self.world.of(Split.SELECT, self.embedded(member))[0] for member in members]
-        mix = Mix(name_share=NAME_SHARE if names else 0.0)
+        mix = Mix(name_share=NAME_SHARE if how.get("names") else 0.0)
         return tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
 
     def views(self, member: Epoch) -> int:
@@ -136,15 +137,10 @@ class Material:
         return self.lab.views(member, self.setting.release)
 
     def builder(
-        self,
-        members: Sequence[Epoch],
-        weights: Sequence[float],
-        *,
-        names: bool = False,
-        views: int = 0,
-        heads: AttributeHeads | None = None,
+        self, members: Sequence[Epoch], weights: Sequence[float], **how: Unpack[How]
     ) -> Callable[[int, Mix], Searcher]:
-        """What builds these members' searcher of so many clusters with a mix, bank and heads at hand; see `tuned`."""
+        """What builds these members' searcher of so many clusters with a mix, bank and heads at hand."""
+        names, views = how.get("names", False), how.get("views", 0)
         parts = [self.embedded(member) for member in members]
         seen = [views or self.views(member) for member in members]
         products = self.world.products
@@ -152,8 +148,7 @@ class Material:
         asked = [part.bank_JD for part in parts]
         pictures = [self.lab.pictures(member, views=count) for member, count in zip(members, seen, strict=True)]
         bank = query_bank(self.world.bank, asked, pictures, weights, sharpnesses)
-
-        heads = heads or self.lab.heads(members, weights, views=seen)
+        heads = how.get("heads") or self.lab.heads(members, weights, views=seen)
 
         def build(count: int, mix: Mix) -> Searcher:
             return Searcher.build(
