@@ -9,7 +9,7 @@ which products are found does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import islice, product
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Floats, Product, Products
 from enclip.release import ClusterSettings, Manifest, Member
 from enclip.retrieval.bank import QueryBank
-from enclip.retrieval.heads import AttributeHeads, LinearHeads
+from enclip.retrieval.heads import PAIR, AttributeHeads, LinearHeads
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
@@ -34,6 +34,7 @@ CLASS, OWN, MADE, GAP = 0.7, 0.8, 0.4, 1.0  # lengths beside a kind's of 1; MADE
 ASKED = 0.4  # of what is a product's own, in a picture that is asked with
 CAPTIONS, MOST_SCORED = 2_400, 2.4e9  # of a bank; captions × products above which there are fewer of them
 VALUES = {"gender": 5, "base_colour": 44, "article_type": 110, "usage": 7, "sub_category": 37}  # a real catalog's
+PAIRS = 250  # of gender and type, there
 MIX = Mix(calibration=1.0, exemplar_share=0.35, attribute_weight=1.0)
 
 
@@ -43,6 +44,19 @@ class Queries:
 
     block_QDs: list[Floats]
     class_Q: NDArray[np.int64]
+
+
+def drawn_heads(chance: np.random.Generator, *, members: int) -> AttributeHeads:
+    """Heads of as many fields and values as a real catalog's, pairs of gender and type among them."""
+    values = {field: tuple(f"{field}{row}" for row in range(count)) for field, count in VALUES.items()}
+    pairs = islice(product(values["article_type"], values["gender"]), PAIRS)
+    values[PAIR] = tuple(f"{gender} {kind}" for kind, gender in pairs)
+    width = sum(map(len, values.values()))
+    joint, *own = (
+        LinearHeads(chance.standard_normal((dim, width), dtype=np.float32), np.zeros(width, np.float32))
+        for dim in (members * DIM, *[DIM] * members)
+    )
+    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), SHARPNESS)
 
 
 class Drawn:
@@ -98,18 +112,8 @@ class Drawn:
             cluster_count=cluster_count,
             mix=mix,
             bank=bank,
-            heads=self._heads,
+            heads=drawn_heads(self._chance, members=len(self._maps)),
         )
-
-    @cached_property
-    def _heads(self) -> AttributeHeads:
-        values = {field: tuple(f"{field}{row}" for row in range(count)) for field, count in VALUES.items()}
-        width = sum(VALUES.values())
-        joint, *own = (
-            LinearHeads(self._normal(dim, width), np.zeros(width, np.float32))
-            for dim in (len(self._maps) * DIM, *[DIM for _ in self._maps])
-        )
-        return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), SHARPNESS)
 
     def _varied(self, kind_N: NDArray[np.int64]) -> Floats:
         """`[N, RANK]` of about length 1: in the directions of each row's kind."""

@@ -17,20 +17,18 @@ from collections.abc import Callable, Sequence
 import faiss
 import numpy as np
 import torch
+from releases import CAPTIONS, DIM, RANK, SHARPNESS, drawn_heads
 from report import print_result
 
 from enclip.models.bases import load_base
 from enclip.models.clip import ClipEncoder
 from enclip.records import Product, Products
 from enclip.retrieval.bank import QueryBank
-from enclip.retrieval.heads import AttributeHeads, LinearHeads
 from enclip.retrieval.index import FlatIndex
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
-PRODUCTS, MEMBERS, DIM, RANK, QUERIES, ROUNDS = 50_000, 5, 128, 48, 40, 15
-CAPTIONS, SHARPNESS = 2_400, 12.0  # of a bank from 6,800 train products, and of such a training
-VALUES = {"gender": 5, "base_colour": 44, "article_type": 110, "usage": 7, "sub_category": 37}  # a real catalog's
+PRODUCTS, MEMBERS, QUERIES, ROUNDS = 50_000, 5, 40, 15
 WEIGHTS = [1 / MEMBERS] * MEMBERS
 WORDS = "gender1 base_colour7 article_type30"
 
@@ -52,7 +50,8 @@ def main() -> None:
         sharpness=SHARPNESS,
     )
     mix = Mix(pull=0.3, calibration=1.0, exemplar_share=0.35, attribute_weight=1.0)
-    release = Searcher.build(products, blocks, WEIGHTS, cluster_count=64, mix=mix, bank=bank, heads=_heads(chance))
+    heads = drawn_heads(chance, members=MEMBERS)
+    release = Searcher.build(products, blocks, WEIGHTS, cluster_count=64, mix=mix, bank=bank, heads=heads)
     member = release.member(0)
     plain = Searcher.build(products, blocks[:1], [1.0], cluster_count=1)
     queries = [block[chance.choice(PRODUCTS, QUERIES)].astype(np.float32) for block in blocks]
@@ -78,16 +77,6 @@ def _member(shared: np.ndarray, chance: np.random.Generator) -> np.ndarray:
     mixed = shared @ chance.standard_normal((RANK, DIM), dtype=np.float32)
     mixed += 0.3 * np.sqrt(RANK) * chance.standard_normal(mixed.shape, dtype=np.float32)
     return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
-
-
-def _heads(chance: np.random.Generator) -> AttributeHeads:
-    values = {field: tuple(f"{field}{row}" for row in range(count)) for field, count in VALUES.items()}
-    width = sum(VALUES.values())
-    joint, *own = (
-        LinearHeads(chance.standard_normal((dim, width), dtype=np.float32), np.zeros(width, np.float32))
-        for dim in (MEMBERS * DIM, *[DIM] * MEMBERS)
-    )
-    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), SHARPNESS)
 
 
 def _ms_a_query(searcher: Searcher, queries: Sequence[np.ndarray], words: str | None) -> float:

@@ -8,10 +8,10 @@ from enclip.retrieval import fusion
 from enclip.retrieval.projection import Projection
 
 
-def test_it_is_as_wide_as_the_widest_member(shop):
+def test_several_members_are_narrower_than_the_widest(shop):
     embedding_ND = fusion.concatenate(shop.blocks)
     projection = Projection.fit(embedding_ND, shop.dims, shop.weights)
-    assert projection.width == max(shop.dims)
+    assert projection.width == max(shop.dims) * 3 // 4
     assert projection.gallery(embedding_ND).shape == (len(shop.products), projection.width)
 
 
@@ -30,7 +30,7 @@ def test_too_few_products_to_know_the_next_one_are_left_as_they_are(shop):
 def test_projected_scores_differ_from_exact_ones_by_a_constant_per_query_when_nothing_is_cut(shop):
     """With as many components as the data has, only the mean's share is missing: `q·mean`."""
     blocks, dims = shop.blocks[:2], shop.dims[:2]
-    few = [np.tile(block[:20], (3, 1)) for block in blocks]  # rank 20 < 24: everything fits
+    few = [np.tile(block[:16], (4, 1)) for block in blocks]  # rank 16 < 18 components: everything fits
     embedding_ND = fusion.concatenate(few)
     query_QD = fusion.weight_query(shop.queries[:2], [0.7, 0.3])
     projection = Projection.fit(embedding_ND, dims, [0.7, 0.3])
