@@ -184,7 +184,7 @@ class Report:
             parts.append(f"{about}\n")
         if missing:
             parts.append(
-                f"**Folds {', '.join(map(str, missing))} have not been run yet**: with {len(self.folds)} of "
+                f"**Not run yet: fold {', '.join(map(str, missing))}**. With {len(self.folds)} of "
                 f"{len(self.folds) + len(missing)} folds the intervals know little of how seeds and splits differ.\n"
             )
         for key, (ours, theirs, value) in headlines.items():

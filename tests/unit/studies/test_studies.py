@@ -73,14 +73,14 @@ def test_folds_are_added_one_at_a_time_and_another_setting_starts_anew(
 ) -> None:
     first = ran("size").per_query
     run("size", tmp_path)
-    assert "Folds 1 have not been run yet" in (tmp_path / "size.md").read_text()
+    assert "Not run yet: fold 1" in (tmp_path / "size.md").read_text()
     both = run("size", tmp_path, folds=(1,))
     assert both.document["folds"] == [0, 1] and len(both.trained) == 2 * (setting.epochs + 1)
     # Greedy selection may stop at other sizes in fold 1, so that it has other systems.
     kept = both.per_query.query("fold == 0").reset_index(drop=True)
     pd.testing.assert_frame_equal(kept[first.columns], first)
     assert next(iter(both.document["gains"].values()))["specific"]["seeds"] == 2
-    assert "have not been run yet" not in (tmp_path / "size.md").read_text()
+    assert "Not run yet" not in (tmp_path / "size.md").read_text()
     other = run("size", tmp_path, setting=setting.model_copy(update={"offered": 1}))
     assert other.document["folds"] == [0] and other.trained == []
 
