@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enclip.errors import ConfigError
 from enclip.models.clip import ClipEncoder, ClipModel
 from enclip.recipes import ReleaseRecipe
+from enclip.retrieval.projection import projected_width
 
 TEXT = "women navy blue casual shoes"
 TIMINGS = 15
@@ -76,9 +77,9 @@ class Budget:
     def cost(self, members: Sequence[Price]) -> Cost:
         """What a release of these members costs. With a student, one tower answers for all."""
         taken = [member.text_ms for member in members]
-        dims = [member.dim for member in members]
+        dims = [member.dim for member in members] * (1 if self._recipe.gallery == "image" else 2)
         # Half-precision embeddings of pictures and names, and the indexed vector.
-        per_product = 2 * sum(dims) * (1 if self._recipe.gallery == "image" else 2) + 4 * max(dims)
+        per_product = 2 * sum(dims) + 4 * projected_width(dims)
         return Cost(
             text_ms=round(max(taken) if self._by_student(members) else sum(taken), 2),
             memory_mb=round(self._num_products * per_product / 1e6, 2),

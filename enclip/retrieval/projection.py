@@ -15,7 +15,12 @@ from enclip.retrieval.arrays import read_arrays
 
 FIT_ROWS = 100_000  # more rows do not move the components, but do cost memory
 CHUNK_ROWS = 16_384
-NARROWED = 0.75  # of the widest member's width, for several: what that saves pays for asking all of them
+NARROWED = 0.75  # of the widest block's width, for several: what that saves pays for asking all members
+
+
+def projected_width(dims: Sequence[int]) -> int:
+    """How wide blocks of these widths are once they are projected: one as it is, several less than the widest."""
+    return dims[0] if len(dims) == 1 else int(NARROWED * max(dims))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +53,7 @@ class Projection:
         spared: int = 0,
         seed: int = 0,
     ) -> "Projection":
-        """Principal components of the weighted concatenation: of several members three quarters of the widest's width.
+        """Principal components of the weighted concatenation: as many as `projected_width` says.
 
         The identity for one member with nothing spared, and for so few products that their components would
         know nothing of the next one: no more than the widest member is wide.
@@ -61,8 +66,7 @@ class Projection:
                 them. A narrow member gives up half of its own at most.
         """
         num_rows, widest = len(embedding_ND), max(dims)
-        full = widest if len(dims) == 1 else int(NARROWED * widest)
-        width = max(full - spared, widest // 2)
+        width = max(projected_width(dims) - spared, widest // 2)
         if width == sum(dims) or num_rows <= widest:
             return cls.identity(sum(dims))
         # Imported here: the service opens releases without ever fitting one.

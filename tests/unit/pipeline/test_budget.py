@@ -7,17 +7,17 @@ from enclip.pipeline.budget import Budget, Cost, Price
 from enclip.recipes import ReleaseRecipe
 from tests.unit.models.small_models import small_clip
 
-TWO = [Price(dim=128, text_ms=3.0), Price(dim=64, text_ms=5.0)]
+TWO = [Price(dim=128, text_ms=3.0), Price(dim=96, text_ms=5.0)]
 
 
 def budget(**recipe: object) -> Budget:
     return Budget(ReleaseRecipe.model_validate(recipe), num_products=10_000)
 
 
-def test_memory_is_every_embedding_and_the_widest_member_indexed() -> None:
-    # Half precision of 128 + 64, and single of 128.
-    assert budget().cost(TWO).memory_mb == round(10_000 * (2 * 192 + 4 * 128) / 1e6, 2)
-    assert budget(gallery="name").cost(TWO).memory_mb == round(10_000 * (4 * 192 + 4 * 128) / 1e6, 2)
+def test_memory_is_every_embedding_and_what_is_indexed_of_them() -> None:
+    # Half precision of 128 + 96, and single of three quarters of 128.
+    assert budget().cost(TWO).memory_mb == round(10_000 * (2 * 224 + 4 * 96) / 1e6, 2)
+    assert budget(gallery="name").cost(TWO).memory_mb == round(10_000 * (4 * 224 + 4 * 96) / 1e6, 2)
 
 
 def test_members_take_their_time_one_after_the_other_unless_a_student_answers() -> None:
@@ -50,7 +50,7 @@ def test_a_student_is_needed_where_all_towers_take_too_long() -> None:
 
 
 def test_a_base_beyond_the_budget_is_one_clear_error() -> None:
-    with pytest.raises(ConfigError, match=r"takes 5 ms .* and 3.84 MB for 10000 products.*max_text_ms 4 or"):
+    with pytest.raises(ConfigError, match=r"takes 5 ms .* and 5.76 MB for 10000 products.*max_text_ms 4 or"):
         budget(max_text_ms=4).check(TWO[1])
     budget(max_text_ms=5).check(TWO[1])
 
