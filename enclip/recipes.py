@@ -56,6 +56,13 @@ class TrainRecipe(Recipe):
     pixel_side: int = Field(
         0, ge=0, le=1024, description="Side of the stored square canvas in px; 0: as the model and the pictures need."
     )
+    image_side: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Side in px of the pictures that the image tower looks at, where it is convolutional: smaller ones "
+        "take less time; 0: the base's.",
+    )
     patience: int = Field(0, ge=0, description="Epochs without a better mAP@10 on select before stopping; 0: never.")
     focus: tuple[str, ...] = Field((), description="Categories to fine-tune on; none: the whole catalog.")
     replay: float = Field(
@@ -129,6 +136,7 @@ ADDED_LATER = {
     "hard_negatives": 0.0,
     "hard_negatives_by": "kind",
     "progressive_resizing": 0.0,
+    "image_side": 0,
     "layer_decay": 1.0,
     "lora_rank": 0,
 }

@@ -39,11 +39,14 @@ def load_base(name: str, *, seed: int, device: torch.device) -> ClipModel:
 def at_side(model: ClipModel, side: int) -> ClipModel:
     """The same weights in a network that takes pictures of another side, in px; in eval mode, on the same device.
 
-    Convolutions take any. It counts as another initialisation: averaging knows architectures by their side.
+    Convolutions take any; 0 leaves it as it is. It counts as another initialisation: averaging knows architectures by
+    their side.
 
     Raises:
         WeightsError: a tower whose weights depend on the side, as those of vision transformers do.
     """
+    if side in (0, model.side):
+        return model
     old = model.architecture
     vision = {**old.model_cfg["vision_cfg"], "image_size": side}
     architecture = old.model_copy(

@@ -12,7 +12,7 @@ from enclip.catalog.snapshot import load_snapshot, pixel_map, stored_side, typic
 from enclip.errors import TrainingError
 from enclip.ledger import finish_attempt
 from enclip.models import training
-from enclip.models.bases import at_frame, load_base
+from enclip.models.bases import at_frame, at_side, load_base
 from enclip.models.checkpoint import CARD, load_checkpoint, read_card
 from enclip.models.clip import ClipModel
 from enclip.models.device import gpu_figures
@@ -143,9 +143,11 @@ def starting_model(
     platform: Platform, plan: Plan, aspect: float, state_dir: Path, *, instance: int, device: torch.device
 ) -> ClipModel:
     """What an instance starts from: the plan's weights, in the shape that it began with or that pictures have."""
+    recipe = plan.recipe.train
     if plan.base_source:
-        return load_checkpoint(platform.registry.fetch_epoch(plan.base_source), device=device)
-    base = load_base(plan.recipe.train.base, seed=plan.recipe.train.seed + instance, device=device)
+        champion = load_checkpoint(platform.registry.fetch_epoch(plan.base_source), device=device)
+        return at_side(champion, recipe.image_side)
+    base = at_side(load_base(recipe.base, seed=recipe.seed + instance, device=device), recipe.image_side)
     begun = state_dir / "epoch-00"
     if (begun / CARD).is_file() and read_card(begun).architecture.preprocessing.frame is None:
         return base  # cut off before bases looked at a shape

@@ -34,7 +34,7 @@ class Setting(Recipe):
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{first['loc'][0]}: {first['msg']}") from error
-        if taken := {"base", "epochs", "instances", "seed", "pixel_side", "device"} & set(varied):
+        if taken := {"base", "epochs", "instances", "seed", "image_side", "pixel_side", "device"} & set(varied):
             raise ValueError(f"{', '.join(sorted(taken))}: fixed by the study")
         return asked
 
@@ -45,7 +45,7 @@ class Setting(Recipe):
     def instance(self, fold: int, number: int) -> Training:
         """One instance of the release."""
         plain = self._training(fold, seed=fold * 100 + number, epochs=self.epochs)
-        return plain.varied(**self.varied).model_copy(update={"side": self.side})
+        return plain.varied(image_side=self.side or 0, **self.varied)
 
     def instances_of(self, fold: int) -> list[Training]:
         """All instances of the release."""

@@ -52,7 +52,6 @@ class Training(Recipe):
     recipe: TrainRecipe = Field(description="One instance; `instances` is not read.")
     fold: int = Field(0, ge=0, description="Which assignment of groups to splits.")
     share: float = Field(1.0, gt=0, le=1, description="Share of the train split's products that are used.")
-    side: int | None = Field(None, gt=0, description="Side of the towers' pictures in px, where not the base's.")
     trunk: "Trunk | None" = Field(None, description="Where it starts, in the place of the recipe's base.")
 
     def varied(self, **changes: Any) -> "Training":
@@ -348,8 +347,7 @@ class Lab:
             model = load_checkpoint(trunk.folder, device=self.device)
         else:
             model = load_base(wanted.recipe.base, seed=wanted.recipe.seed, device=self.device)
-        model = at_side(model, wanted.side) if wanted.side else model
-        return at_frame(model, self.aspect)
+        return at_frame(at_side(model, wanted.recipe.image_side), self.aspect)
 
     def _rows(self, wanted: Training) -> NDArray[np.int64]:
         """The products that a training sees."""
@@ -360,8 +358,6 @@ class Lab:
         """The training as a run in MLflow, its figures by epoch."""
         registry = self._platform.registry
         params = {"snapshot": self.snapshot, "fold": wanted.fold, "share": wanted.share}
-        if wanted.side:
-            params["side"] = wanted.side
         if wanted.trunk:
             params["trunk"] = f"{digest(wanted.trunk.training)}, epoch {wanted.trunk.epoch}"
         mlflow_run_id = registry.open_run(
@@ -394,8 +390,6 @@ def digest(wanted: Training) -> str:
     asked = wanted.model_dump(mode="json", exclude={"recipe": left_out, "trunk": True})
     if wanted.trunk:
         asked["trunk"] = [digest(wanted.trunk.training), wanted.trunk.epoch]
-    if wanted.side is None:  # like a trunk that is none: trainings keep the names that they had before
-        del asked["side"]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -419,10 +413,11 @@ def _some(rows: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int
 
 def _name(wanted: Training) -> str:
     """All that a reader needs to tell trainings of one study apart."""
-    side = f" at {wanted.side} px" if wanted.side else ""
+    side = f" at {wanted.recipe.image_side} px" if wanted.recipe.image_side else ""
     start = f" after {wanted.trunk.epoch} of seed {wanted.trunk.training.recipe.seed}" if wanted.trunk else ""
     share = f", {wanted.share:.0%} of train" if wanted.share < 1 else ""
-    said = wanted.recipe.model_dump(exclude={"epochs", "instances", "seed", "device"}, exclude_defaults=True)
+    shown = {"epochs", "instances", "seed", "device", "image_side"}
+    said = wanted.recipe.model_dump(exclude=shown, exclude_defaults=True)
     how = "".join(
         f", {field} {value:g}" if isinstance(value, float) else f", {field} {value}" for field, value in said.items()
     )

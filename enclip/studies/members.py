@@ -141,7 +141,7 @@ def ways_of(material: Material) -> tuple[dict[str, Way], dict[str, Fact]]:
 def _on_smaller(training: Training, epoch: Epoch) -> Training:
     """The training at a smaller side than that of an epoch's pictures, in steps of 8 px."""
     side = read_card(epoch.folder).architecture.preprocessing.side
-    return training.model_copy(update={"side": max(8, round(SMALLER * side / 8) * 8)})
+    return training.varied(image_side=max(8, round(SMALLER * side / 8) * 8))
 
 
 def branch(trunk: Epoch, *, epochs: int, seed: int) -> Training:

@@ -20,9 +20,9 @@ from enclip.recipes import ReleaseRecipe, RetrainRecipe, TrainRecipe
 
 pytestmark = pytest.mark.slow
 
-PRODUCTS, DIM = 160, 128
+PRODUCTS, DIM, SIDE = 160, 128, 48
 ONE, TWO = (PRODUCTS * (2 * members * DIM + 4 * indexed) / 1e6 for members, indexed in ((1, DIM), (2, DIM * 3 // 4)))
-TRAIN = TrainRecipe(epochs=2, instances=2)
+TRAIN = TrainRecipe(epochs=2, instances=2, image_side=SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,7 @@ def test_beyond_exact_up_to_a_release_and_its_refresh_look_into_cells(platform: 
         assert min(settings.text_recall, settings.image_recall) >= 0.9
         assert (settings.exact_up_to, settings.min_recall) == (PRODUCTS - 1, 0.9)
         assert len(opened.search(text="red shirt", k=5).hits) == 5
+        assert {member.pixel_side for member in opened.manifest.members} == {SIDE}
 
 
 def test_last_epochs_are_this_run_s_though_the_champion_trained_longer(platform: Platform) -> None:

@@ -18,6 +18,7 @@ ON = {
     "hard_negatives": 0.5,
     "hard_negatives_by": "cluster",
     "progressive_resizing": 0.6,
+    "image_side": 64,
     "layer_decay": 0.75,
     "lora_rank": 8,
 }

@@ -102,6 +102,11 @@ def test_convolutions_take_pictures_of_another_side():
     assert small.shape == large.shape and not np.allclose(small, large, atol=1e-3)
 
 
+def test_the_side_that_a_model_has_changes_nothing():
+    model = small_clip(architecture=TRANSFORMER)
+    assert at_side(model, 0) is at_side(model, 32) is model
+
+
 def test_a_transformer_does_not():
     with pytest.raises(WeightsError, match="for pictures of 32 px and cannot take 24 px"):
         at_side(small_clip(architecture=TRANSFORMER), 24)

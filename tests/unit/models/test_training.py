@@ -270,7 +270,7 @@ def test_a_training_is_named_as_it_was_before_recipes_had_later_techniques(shape
         digest.update(f"{shapes.products.product_id[row]} {shapes.products.image_sha256[row]}\n".encode())
     assert fingerprint(base, shapes, RECIPE, instance=1) == digest.hexdigest()
     for name in ADDED_LATER:
-        changed = RECIPE.model_copy(update={name: 8 if name == "lora_rank" else 0.5})
+        changed = RECIPE.model_copy(update={name: 8 if name in ("lora_rank", "image_side") else 0.5})
         assert fingerprint(base, shapes, changed, instance=1) != digest.hexdigest()
 
 

@@ -370,7 +370,7 @@ def test_a_variant_changes_what_it_names_and_nothing_else(setting: Setting) -> N
         before, after = plain.recipe.model_dump(), varied.recipe.model_dump()
         assert {name for name in before if before[name] != after[name]} == set(changes)
         assert (varied.fold, varied.share) == (plain.fold, plain.share)
-    used = {name for changes in tried.values() for name in changes}
+    used = {name for changes in tried.values() for name in changes} | {"image_side"}  # `members` asks about that
     assert used >= set(ADDED_LATER), "a technique that no study asks about"
 
 
