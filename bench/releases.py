@@ -18,6 +18,7 @@ from torch import nn
 
 from enclip.models.bases import load_base
 from enclip.models.clip import ClipEncoder
+from enclip.models.colours import NUM_COLOURS
 from enclip.models.student import TextStudent
 from enclip.pipeline.open_release import OpenRelease
 from enclip.records import Floats, Product, Products
@@ -47,16 +48,21 @@ class Queries:
 
 
 def drawn_heads(chance: np.random.Generator, *, members: int) -> AttributeHeads:
-    """Heads of as many fields and values as a real catalog's, pairs of gender and type among them."""
+    """Heads of as many fields and values as a real catalog's, pairs of gender and type among them; of colours too."""
     values = {field: tuple(f"{field}{row}" for row in range(count)) for field, count in VALUES.items()}
     pairs = islice(product(values["article_type"], values["gender"]), PAIRS)
     values[PAIR] = tuple(f"{gender} {kind}" for kind, gender in pairs)
     width = sum(map(len, values.values()))
     joint, *own = (
         LinearHeads(chance.standard_normal((dim, width), dtype=np.float32), np.zeros(width, np.float32))
-        for dim in (members * DIM, *[DIM] * members)
+        for dim in (members * DIM + NUM_COLOURS, *[DIM + NUM_COLOURS] * members)
     )
-    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), SHARPNESS)
+    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), SHARPNESS, NUM_COLOURS)
+
+
+def drawn_colours(chance: np.random.Generator, *, products: int) -> Floats:
+    """Colours for such heads to read."""
+    return _unit(np.abs(chance.standard_normal((products, NUM_COLOURS), dtype=np.float32)))
 
 
 class Drawn:
@@ -113,6 +119,7 @@ class Drawn:
             mix=mix,
             bank=bank,
             heads=drawn_heads(self._chance, members=len(self._maps)),
+            colour_NC=drawn_colours(self._chance, products=len(self.products)),
         )
 
     def _varied(self, kind_N: NDArray[np.int64]) -> Floats:

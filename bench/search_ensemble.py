@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import faiss
 import numpy as np
 import torch
-from releases import CAPTIONS, DIM, RANK, SHARPNESS, drawn_heads
+from releases import CAPTIONS, DIM, RANK, SHARPNESS, drawn_colours, drawn_heads
 from report import print_result
 
 from enclip.models.bases import load_base
@@ -51,7 +51,16 @@ def main() -> None:
     )
     mix = Mix(pull=0.3, calibration=1.0, exemplar_share=0.35, attribute_weight=1.0)
     heads = drawn_heads(chance, members=MEMBERS)
-    release = Searcher.build(products, blocks, WEIGHTS, cluster_count=64, mix=mix, bank=bank, heads=heads)
+    release = Searcher.build(
+        products,
+        blocks,
+        WEIGHTS,
+        cluster_count=64,
+        mix=mix,
+        bank=bank,
+        heads=heads,
+        colour_NC=drawn_colours(chance, products=PRODUCTS),
+    )
     member = release.member(0)
     plain = Searcher.build(products, blocks[:1], [1.0], cluster_count=1)
     queries = [block[chance.choice(PRODUCTS, QUERIES)].astype(np.float32) for block in blocks]

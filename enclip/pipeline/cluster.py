@@ -24,7 +24,7 @@ from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import STUDENT, OpenRelease, open_release, open_release_folder
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, Plan, ReleaseStep, RunFolder, StudentStep
-from enclip.pipeline.shards import member_block
+from enclip.pipeline.shards import colour_block, member_block
 from enclip.pipeline.tune import Tuned, tune
 from enclip.pipeline.validate import Validator
 from enclip.records import Products, Split
@@ -60,16 +60,17 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
         names: list[NDArray[np.float16]] = []
         if plan.recipe.release.gallery != "image":
             names = [member_block(platform, member, plan.snapshot, shards, what="names") for member in choice.members]
+        colour_NC = colour_block(platform, choice.members[0], plan.snapshot, shards)
         parent: OpenRelease | None = None
         if plan.built_from is not None:
             parent = open_release(platform, plan.built_from, encoders=False)
-            searcher, parts = extended(parent.searcher, products, blocks, names), _parts(parent.manifest)
+            searcher, parts = extended(parent.searcher, products, blocks, names, colour_NC), _parts(parent.manifest)
             trained_on = parent.manifest.trained_on
             student: Path | None = platform.registry.fetch_release(plan.built_from) / STUDENT
         else:
             taught = folder.find("distil", StudentStep) or StudentStep(summary="None was taught.")
             student = fetch_student(platform, taught) if taught.key else None
-            tuned, settings = _chosen(platform, plan, choice, products, blocks, names, taught)
+            tuned, settings = _chosen(platform, plan, choice, products, blocks, names, colour_NC, taught)
             searcher, trained_on = tuned.searcher, plan.snapshot
             parts = {**_settings(tuned, choice.gallery), "student": settings}
         searcher, parts["index"] = with_index(
@@ -179,6 +180,7 @@ def _chosen(
     products: Products,
     blocks: list[NDArray[np.float16]],
     names: list[NDArray[np.float16]],
+    colour_NC: NDArray[np.float16],
     taught: StudentStep,
 ) -> tuple[Tuned, StudentSettings]:
     """A searcher with the mix that is best on *select*, and whether a student may ask it."""
@@ -191,7 +193,7 @@ def _chosen(
     texts = bank_texts(products)
     asked = [ClipEncoder(model).encode_texts(texts.texts) for model in models]
     bank = query_bank(texts, asked, blocks, weights, sharpnesses)
-    heads = ensemble_heads(products, blocks, weights, sharpnesses, train_values(products))
+    heads = ensemble_heads(products, blocks, weights, sharpnesses, train_values(products), colour_NC=colour_NC)
 
     def build(count: int, mix: Mix) -> Searcher:
         return Searcher.build(
@@ -206,6 +208,7 @@ def _chosen(
             names=words,
             bank=bank,
             heads=heads,
+            colour_NC=colour_NC,
         )
 
     queries = [ClipEncoder(model).encode_texts(select.texts) for model in models]

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import load_snapshot, pictures
 from enclip.errors import ConfigError
 from enclip.models.clip import ClipEncoder, embed_pixels
+from enclip.pipeline.colours import colour_rows, known_colours
 from enclip.pipeline.members import load_member
 from enclip.pipeline.names import Known, encode_names, known_names
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EmbedStep, Plan, RunFolder
-from enclip.pipeline.shards import array_bytes, plan_embedding, shard_key
+from enclip.pipeline.shards import array_bytes, colours_key, plan_embedding, shard_key
 from enclip.recipes import Device
 from enclip.records import Products
 from enclip.release import Member
@@ -22,8 +23,9 @@ from enclip.release import Member
 def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedStep:
     """Embed one shard by one member into the blob store: float16 `[n, D]`, unit norm.
 
-    Where names are searched, theirs go beside the pictures', zero for a product without one. A shard that
-    exists already is left as it is: its key names the weights and the snapshot.
+    Where names are searched, theirs go beside the pictures', zero for a product without one; the first member's
+    pictures' colours go there too. A shard that exists already is left as it is: its key names the weights and the
+    snapshot.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
@@ -35,14 +37,17 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
         )
     chosen = choice.members[member]
     key, names = (shard_key(chosen, plan.snapshot, shard, shards, what=what) for what in ("embeddings", "names"))
-    with_names = plan.recipe.release.gallery != "image"
+    colours = colours_key(chosen, plan.snapshot, shard, shards)
+    with_names, with_colours = plan.recipe.release.gallery != "image", member == 0
     products = load_snapshot(platform.blobs, plan.snapshot)
     rows = np.array_split(np.arange(len(products)), shards)[shard]
-    if platform.blobs.exists(key) and (not with_names or platform.blobs.exists(names)):
+    wanted = [key, *([names] if with_names else []), *([colours] if with_colours else [])]
+    if all(map(platform.blobs.exists, wanted)):
         return EmbedStep(key=key, num_images=len(rows), num_reused=len(rows), images_per_s=0.0)
     with folder.timed(f"embed-{member}-{shard}"):
         start = time.monotonic()
-        images, titles = known_embeddings(platform, plan.built_from or plan.parent_release, chosen)
+        parent = plan.built_from or plan.parent_release
+        images, titles = known_embeddings(platform, parent, chosen)
         num_names = 0
         if with_names:
             model = load_member(platform.registry, chosen.source, device=_device(plan.recipe.train.device))
@@ -52,6 +57,12 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
             platform, chosen, products, rows, snapshot=plan.snapshot, known=images, device=plan.recipe.train.device
         )
         platform.blobs.put(key, array_bytes(embedding_ND))
+        if with_colours:
+            seen = {} if parent is None else known_colours(open_release(platform, parent, encoders=False).searcher)
+            colour_NC = colour_rows(
+                platform, products, rows, side=chosen.pixel_side, snapshot=plan.snapshot, known=seen
+            )
+            platform.blobs.put(colours, array_bytes(colour_NC))
     return EmbedStep(
         key=key,
         num_images=len(rows),

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclip.evaluation.metrics import Evaluation, evaluate
+from enclip.pipeline.colours import colour_rows, known_colours
 from enclip.pipeline.embed import embed_rows
 from enclip.pipeline.names import encode_names, known_names
 from enclip.pipeline.open_release import OpenRelease
@@ -41,7 +42,17 @@ def searcher_over(platform: Platform, release: OpenRelease, products: Products, 
         if release.searcher.has_names:
             titles = known_names(release.searcher, column)
             names.append(encode_names(release.encoders[column], products, titles)[0])
-    return extended(release.searcher, products, blocks, names)
+    colours = None
+    if release.searcher.wording.colours.shape[1]:
+        colours = colour_rows(
+            platform,
+            products,
+            rows,
+            side=release.manifest.members[0].pixel_side,
+            snapshot=snapshot,
+            known=known_colours(release.searcher),
+        )
+    return extended(release.searcher, products, blocks, names, colours)
 
 
 def extended(
@@ -49,11 +60,13 @@ def extended(
     products: Products,
     blocks: Sequence[NDArray[np.float16]],
     names: Sequence[NDArray[np.float16]] = (),
+    colour_NC: NDArray[np.floating] | None = None,
 ) -> Searcher:
     """The same ensemble, projection, centroids, bank, heads and mix over other products.
 
     Args:
         names: per member the products' names, where the searcher holds names.
+        colour_NC: the pictures' colours, where its heads read them.
     """
     return Searcher.build(
         products,
@@ -67,6 +80,7 @@ def extended(
         names=NameIndex(products) if searcher.names is not None else None,
         bank=searcher.bank,
         heads=searcher.heads,
+        colour_NC=colour_NC,
     )
 
 

@@ -27,6 +27,7 @@ def ensemble_heads(
     sharpnesses: Sequence[float],
     values: Values,
     *,
+    colour_NC: NDArray[np.floating] | None = None,
     penalties: Mapping[str, float] | None = None,
 ) -> AttributeHeads | None:
     """The heads of an ensemble; None for a catalog without attributes to tell apart.
@@ -36,27 +37,40 @@ def ensemble_heads(
 
     Args:
         block_NDs: per member its embeddings of all products. weights: of the members. sharpnesses: of their trainings.
+        colour_NC: of all products' pictures, which heads read too; None: members alone.
         penalties: inverse ones by field, where *select* is not to choose them.
     """
     if not values:
         return None
     train, select = (_some(np.flatnonzero(products.split == split)) for split in (Split.TRAIN, Split.SELECT))
     known = products.take(np.concatenate([train, select]))
-    seen = [np.asarray(np.concatenate([block[train], block[select]]), np.float32) for block in block_NDs]
+    if colour_NC is None:
+        colour_NC = np.zeros((len(products), 0), np.float32)
+    *seen, colours = (
+        np.asarray(np.concatenate([block[train], block[select]]), np.float32) for block in (*block_NDs, colour_NC)
+    )
     rows, held = np.arange(len(train)), np.arange(len(train), len(known))
     root_M = np.sqrt(np.asarray(weights, np.float32) / np.sum(weights))
-    root_D1 = np.repeat(root_M, [block.shape[1] for block in seen])[:, None]
+    widths = [block.shape[1] for block in (*seen, colours)]
+    root_D1 = np.repeat(np.append(root_M, np.float32(1)), widths)[:, None]
     sharpness = softened(sharpnesses, weights)
-    scaled_ND = np.concatenate(seen, axis=1) * root_D1.T
+    scaled_ND = np.concatenate([*seen, colours], axis=1) * root_D1.T
     found, penalties = fit_heads(known, rows, scaled_ND, values, sharpness=sharpness, held=held, penalties=penalties)
     joint = LinearHeads(found.weight_DV * root_D1, found.intercept_V)
     own = [joint]
     if len(seen) > 1:
         own = [
-            fit_heads(known, rows, block, values, sharpness=softened([mine], [1.0]), penalties=penalties)[0]
+            fit_heads(
+                known,
+                rows,
+                np.concatenate([block, colours], axis=1),
+                values,
+                sharpness=softened([mine], [1.0]),
+                penalties=penalties,
+            )[0]
             for block, mine in zip(seen, sharpnesses, strict=True)
         ]
-    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), sharpness)
+    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), sharpness, colours.shape[1])
 
 
 def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:

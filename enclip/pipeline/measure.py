@@ -19,6 +19,7 @@ from enclip.evaluation.metrics import CUTOFF
 from enclip.evaluation.qrels import read_judged, read_queries
 from enclip.evaluation.queries import build_queries
 from enclip.evaluation.trec import trec_id, write_trec
+from enclip.models.colours import colours_of
 from enclip.pipeline.gallery import Measured, extended, measure, parts_alone
 from enclip.pipeline.names import encode_names
 from enclip.pipeline.open_release import OpenRelease, open_release
@@ -191,12 +192,12 @@ def _outside(
     on_progress: Callable[..., None] | None,
 ) -> Gallery:
     source = open_source(catalog, mapping=mapping, s3_endpoint_url=platform.settings.s3_endpoint_url)
-    products, blocks, num_rejected = _embed_source(opened, source, on_progress)
+    products, blocks, colour_NC, num_rejected = _embed_source(opened, source, on_progress)
     names = [encode_names(encoder, products)[0] for encoder in opened.encoders] if opened.searcher.has_names else []
     trained = _trained_on(platform, opened)
     return Gallery(
         label=catalog,
-        searcher=extended(opened.searcher, products, blocks, names),
+        searcher=extended(opened.searcher, products, blocks, names, colour_NC),
         allowed=np.ones(len(products), dtype=bool),
         same_picture=np.isin(products.image_sha256, trained.image_sha256),
         same_group=np.isin(_stems(products), [stem for stem in _stems(trained) if stem]),
@@ -215,10 +216,11 @@ def _stems(products: Products) -> list[str]:
 
 def _embed_source(
     opened: OpenRelease, source: CatalogSource, on_progress: Callable[..., None] | None
-) -> tuple[Products, list[NDArray[np.float16]], int]:
-    """The usable products of a source and their embeddings by member; a picture at a time is decoded."""
+) -> tuple[Products, list[NDArray[np.float16]], NDArray[np.float16], int]:
+    """The usable products of a source, their embeddings by member, and colours; a picture at a time is decoded."""
     rows: list[Product] = []
     parts: list[list[NDArray[np.float16]]] = [[] for _ in opened.encoders]
+    colours: list[NDArray[np.float16]] = []
     pending: list[NDArray[np.uint8]] = []
     seen: set[str] = set()
     num_rejected = 0
@@ -227,6 +229,8 @@ def _embed_source(
         for part, encoder, member in zip(parts, opened.encoders, opened.manifest.members, strict=True):
             canvases = np.stack([fit_square(pixels, member.pixel_side) for pixels in pending])
             part.append(encoder.encode_images(canvases, views=member.views).astype(np.float16))
+        side = opened.manifest.members[0].pixel_side
+        colours.append(colours_of(np.stack([fit_square(pixels, side) for pixels in pending])))
         pending.clear()
         if on_progress:
             on_progress(len(rows), None, "pictures embedded")
@@ -251,4 +255,5 @@ def _embed_source(
     if not rows:
         raise CatalogError(f"{source.name} has no usable product.", remedy="Check its pictures with `enclip ingest`.")
     order = np.array(sorted(range(len(rows)), key=lambda index: rows[index].product_id))
-    return Products.from_rows(rows), [np.concatenate(part)[order] for part in parts], num_rejected
+    blocks = [np.concatenate(part)[order] for part in parts]
+    return Products.from_rows(rows), blocks, np.concatenate(colours)[order], num_rejected

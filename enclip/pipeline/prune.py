@@ -34,7 +34,7 @@ KINDS: dict[Kind, str] = {
 }
 MARKED_AT_ONCE = 20  # releases, while no alias may move and nobody else writes to an embedded database
 # What a run leaves for its own later steps: in the blob store, and in scratch where it trained.
-_BLOBS = ("embeddings/", "names/", "students/")
+_BLOBS = ("embeddings/", "names/", "colours/", "students/")
 _SCRATCH = (
     *("training/*", "releases/*", "soups/*", "students/*", "pixels/*"),
     *(f"registry/*/{TEMPORARY}*", f"registry/{LINKED}/*"),

@@ -1,6 +1,7 @@
 """Where a release's embeddings lie by member and shard, and which there are to make; without a network or torch."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,8 +35,7 @@ def member_block(
     platform: Platform, member: Member, snapshot: str, shards: int, *, what: What = "embeddings"
 ) -> NDArray[np.float16]:
     """All shards of one member, joined: `embedding_ND` of pictures or of names, in the snapshot's order."""
-    keys = [shard_key(member, snapshot, shard, shards, what=what) for shard in range(shards)]
-    return np.concatenate([np.load(io.BytesIO(platform.blobs.get(key)), allow_pickle=False) for key in keys])
+    return _joined(platform, [shard_key(member, snapshot, shard, shards, what=what) for shard in range(shards)])
 
 
 def shard_key(member: Member, snapshot: str, shard: int, shards: int, *, what: What = "embeddings") -> str:
@@ -43,6 +43,20 @@ def shard_key(member: Member, snapshot: str, shard: int, shards: int, *, what: W
     part = snapshot_part(snapshot)
     views = f"-v{member.views}" if member.views > 1 else ""
     return f"{what}/{member.weights_sha256[:24]}/{part}-s{member.pixel_side}{views}/{shard}-of-{shards}.npy"
+
+
+def colours_key(member: Member, snapshot: str, shard: int, shards: int) -> str:
+    """Where a shard of the pictures' colours lies: of canvases as a member has them, whichever member."""
+    return f"colours/{snapshot_part(snapshot)}-s{member.pixel_side}/{shard}-of-{shards}.npy"
+
+
+def colour_block(platform: Platform, member: Member, snapshot: str, shards: int) -> NDArray[np.float16]:
+    """All shards of the pictures' colours, joined: `colour_NC` in the snapshot's order."""
+    return _joined(platform, [colours_key(member, snapshot, shard, shards) for shard in range(shards)])
+
+
+def _joined(platform: Platform, keys: Sequence[str]) -> NDArray[np.float16]:
+    return np.concatenate([np.load(io.BytesIO(platform.blobs.get(key)), allow_pickle=False) for key in keys])
 
 
 def snapshot_part(snapshot: str) -> str:

@@ -119,8 +119,7 @@ def _view(searcher: Searcher, member: int, own_1D: Floats, row: int, allowed: Ma
 def _named(searcher: Searcher, words: str, row: int, *, wanted: bool) -> list[NamedAttribute]:
     if searcher.heads is None or not words:
         return []
-    image_1D = single(searcher.embedding_ND[row : row + 1, : sum(searcher.dims)])
     return [
         NamedAttribute(field, values, float(probability_1[0]), wanted)
-        for field, values, probability_1 in searcher.heads.shown(words, image_1D)
+        for field, values, probability_1 in searcher.heads.shown(words, searcher.shown(np.array([row])))
     ]

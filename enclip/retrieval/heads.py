@@ -3,7 +3,7 @@
 A query in words often names values of attributes: "Men Navy Blue Shirts" a gender, a colour and a type. The cosine
 of a caption weighs them as training happened to; a head asks for each by itself, `log p(navy blue | x)`, and so a
 shirt that is white loses what it should. One head reads all members side by side: where they err in different ways it
-knows more than their own heads together.
+knows more than their own heads together. Behind them it reads the picture's own colours, which towers confuse.
 
 Gender and type are told together too: what makes a shirt a man's is not what makes a shoe one. A query that names both
 asks for `log p(men, shirts | x)`, which is better known than the sum of the two.
@@ -64,9 +64,10 @@ class AttributeHeads:
     Attributes:
         fields: F columns of the products, and PAIR.
         values: per field its values, in the order of the V columns of the weights.
-        joint: over the members' embeddings side by side, D = ΣD_k.
-        own: each member's, for a search by it alone.
+        joint: over the members' embeddings side by side and the picture's colours, D = ΣD_k + C.
+        own: each member's, over its embeddings and the colours, for a search by it alone.
         sharpness: τ; divides logits into units of the score.
+        num_colours: C; 0 where heads were fitted without them.
     """
 
     fields: tuple[str, ...]
@@ -74,11 +75,12 @@ class AttributeHeads:
     joint: LinearHeads
     own: tuple[LinearHeads, ...]
     sharpness: float
+    num_colours: int = 0
 
     @property
     def dims(self) -> tuple[int, ...]:
         """Per member the width of its block."""
-        return tuple(len(member.weight_DV) for member in self.own)
+        return tuple(len(member.weight_DV) - self.num_colours for member in self.own)
 
     def member(self, member: int) -> "AttributeHeads":
         """The heads of one member alone."""
@@ -131,7 +133,7 @@ class AttributeHeads:
         """Per field that a text names values of: the field, those values, and `[C]` how likely a picture shows one.
 
         Args:
-            embedding_CD: float32 concatenations of the pictures.
+            embedding_CD: float32 concatenations of the pictures, their colours behind.
         """
         found = []
         for start, field, values, columns in zip(self.starts, self.fields, self.values, self.asked(text), strict=True):
@@ -149,7 +151,7 @@ class AttributeHeads:
         Of several values of a field any counts; fields add up. Words that name no value cost nothing.
 
         Args:
-            embedding_CD: float32 concatenations of the pictures.
+            embedding_CD: float32 concatenations of the pictures, their colours behind.
         """
         found_C = np.zeros(len(embedding_CD), np.float32)
         for _, _, shown_C in self.shown(text, embedding_CD):
@@ -157,27 +159,28 @@ class AttributeHeads:
         return found_C
 
     def log_probabilities(self, embedding_ND: Floats) -> Floats:
-        """`[N, V]`: of each value among those of its field, by products' concatenations."""
+        """`[N, V]`: of each value among those of its field, by pictures' concatenations, their colours behind."""
         logit_NV = embedding_ND @ self.joint.weight_DV + self.joint.intercept_V
         parts = np.split(logit_NV, self.starts[1:], axis=1)
         return np.concatenate([part - fusion.log_sum_exp(part)[:, None] for part in parts], axis=1)
 
-    def normalisers(self, embedding_ND: NDArray[np.floating]) -> Floats:
+    def normalisers(self, embedding_ND: NDArray[np.floating], colour_NC: NDArray[np.floating]) -> Floats:
         """`[N, F]` in units of the score: per field `1/τ · log Σ_v exp(logit)` of products' concatenations.
 
         Names behind the pictures are passed over.
         """
-        width = len(self.joint.weight_DV)
+        image_DV, colour_CV = np.split(self.joint.weight_DV, [sum(self.dims)])
         found_NF = np.empty((len(embedding_ND), len(self.fields)), np.float32)
         for start in range(0, len(embedding_ND), BLOCK):
-            logit_NV = np.asarray(embedding_ND[start : start + BLOCK, :width], np.float32) @ self.joint.weight_DV
-            logit_NV += self.joint.intercept_V
+            rows = slice(start, start + BLOCK)
+            logit_NV = np.asarray(embedding_ND[rows, : len(image_DV)], np.float32) @ image_DV
+            logit_NV += np.asarray(colour_NC[rows], np.float32) @ colour_CV + self.joint.intercept_V
             for field, part_NV in enumerate(np.split(logit_NV, self.starts[1:], axis=1)):
                 found_NF[start : start + BLOCK, field] = fusion.log_sum_exp(part_NV) / self.sharpness
         return found_NF
 
-    def save(self, path: Path | IO[bytes], normaliser_NF: Floats) -> None:
-        """Write an npz of the heads and the products' normalisers."""
+    def save(self, path: Path | IO[bytes], offset_NE: Floats) -> None:
+        """Write an npz of the heads and the products' normalisers and colours."""
         np.savez(
             path,
             fields=np.array(self.fields),
@@ -189,16 +192,20 @@ class AttributeHeads:
             intercept=np.stack([member.intercept_V for member in self.own]),
             sharpness=np.float32(self.sharpness),
             dims=np.array(self.dims),
-            normaliser=normaliser_NF,
+            num_colours=np.array(self.num_colours),
+            normaliser=offset_NE,
         )
 
     @classmethod
     def load(cls, path: Path) -> tuple["AttributeHeads", Floats]:
-        """Heads and normalisers of an npz. Raises ReleaseError where it is missing or damaged."""
+        """Heads, and what `save` got, of an npz. Raises ReleaseError where it is missing or damaged."""
         names = ("fields", "counts", "values", "weight", "intercept", "sharpness", "dims", "normaliser")
-        fields, counts, values, weight, intercept, sharpness, dims, normaliser = read_arrays(path, *names)
+        fields, counts, values, weight, intercept, sharpness, dims, offset = read_arrays(path, *names)
+        num_colours = 0  # of releases from before there were any
+        if "num_colours" in array_names(path):
+            num_colours = int(read_arrays(path, "num_colours")[0])
         parts = np.split(values, np.cumsum(counts)[:-1])
-        blocks = zip(np.split(weight, np.cumsum(dims)[:-1]), intercept, strict=True)
+        blocks = zip(np.split(weight, np.cumsum(dims + num_colours)[:-1]), intercept, strict=True)
         own = tuple(LinearHeads(weight_DV, intercept_V) for weight_DV, intercept_V in blocks)
         heads = cls(
             tuple(fields.tolist()),
@@ -206,8 +213,9 @@ class AttributeHeads:
             _joint(path, own),
             own,
             float(sharpness),
+            num_colours,
         )
-        return heads, normaliser
+        return heads, offset
 
     @cached_property
     def _phrases(self) -> list[dict[Words, int]]:

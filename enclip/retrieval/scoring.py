@@ -127,9 +127,13 @@ class Scorer:
         if match_N is not None:
             score_C = fusion.blend(score_C, match_N[row_C], self._bm25(asked, query))
         if self.heads is not None and asked.avoided[query]:
-            image_CD = single(self.embedding_ND[row_C, : sum(self.dims)])
-            score_C = score_C + AVOIDANCE * self.heads.avoidance(asked.avoided[query], image_CD)
+            score_C = score_C + AVOIDANCE * self.heads.avoidance(asked.avoided[query], self.shown(row_C))
         return score_C
+
+    def shown(self, row_C: NDArray[np.int64]) -> Floats:
+        """`[C, D + colours]` float32: what heads read of some rows."""
+        image_CD = single(self.embedding_ND[row_C, : sum(self.dims)])
+        return np.concatenate([image_CD, self.wording.colours[row_C]], axis=1)
 
     def weighed(self, mix: Mix) -> "Scorer":
         """The same with other weights; products keep the bias that the true shares of names and exemplars gave them."""

@@ -91,6 +91,7 @@ class Searcher(Scorer):
         names: NameIndex | None = None,
         bank: QueryBank | None = None,
         heads: AttributeHeads | None = None,
+        colour_NC: NDArray[np.floating] | None = None,
     ) -> "Searcher":
         """Project, index and cluster the members' embeddings of the products.
 
@@ -103,7 +104,7 @@ class Searcher(Scorer):
                 refresh with new products leaves cluster numbers and old scores as they were.
             name_block_NDs: per member the text tower's `[N, D_k]` of the products' names; none: names are
                 not searched. A product without a name has its image embedding there too.
-            mix, names, bank, heads: see the attributes and `Wording`.
+            mix, names, bank, heads, colour_NC: see the attributes and `Wording`.
 
         Raises:
             CatalogError: no products, or products out of order.
@@ -113,7 +114,7 @@ class Searcher(Scorer):
             raise CatalogError("The catalog holds no product to search.", remedy="Ingest a catalog first.")
         dims = [block.shape[1] for block in block_NDs]
         embedding_ND = joined(products, block_NDs, name_block_NDs, weights)
-        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads)
+        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads, colour_NC=colour_NC)
         if like is None:
             projection = fit_projection(
                 embedding_ND, dims, weights, name_share=mix.name_share, spared=wording.width, seed=seed
@@ -226,7 +227,8 @@ class Searcher(Scorer):
         blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]
         embedding_ND, dims = np.concatenate(blocks, axis=1), [self.dims[member]]
         bank, heads = self.wording.member(member)
-        wording = Wording.over(embedding_ND, self.mix, bank=bank, heads=heads)
+        colour_NC = self.wording.colours
+        wording = Wording.over(embedding_ND, self.mix, bank=bank, heads=heads, colour_NC=colour_NC)
         projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.mix.name_share, spared=wording.width)
         single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, projection.width), np.float32))
         return Searcher(

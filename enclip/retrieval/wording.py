@@ -25,7 +25,8 @@ class Wording:
     """Bank and heads over N products; either may be None.
 
     Attributes:
-        offset_NE: the bank's bias, then the heads' normaliser of each field; E is 0 without both.
+        offset_NE: the bank's bias, then the heads' normaliser of each field and the colours that they read; E is 0
+            without both.
     """
 
     bank: QueryBank | None
@@ -34,23 +35,48 @@ class Wording:
 
     @classmethod
     def over(
-        cls, embedding_ND: NDArray[np.floating], mix: Mix, *, bank: QueryBank | None, heads: AttributeHeads | None
+        cls,
+        embedding_ND: NDArray[np.floating],
+        mix: Mix,
+        *,
+        bank: QueryBank | None,
+        heads: AttributeHeads | None,
+        colour_NC: NDArray[np.floating] | None = None,
     ) -> "Wording":
-        """Compute the offsets of products' concatenations, by a mix's shares of names and exemplars."""
-        normaliser_NF = _nothing(len(embedding_ND)) if heads is None else heads.normalisers(embedding_ND)
-        return cls(bank, heads, np.concatenate([_bias(bank, embedding_ND, mix), normaliser_NF], axis=1))
+        """Compute the offsets of products' concatenations, by a mix's shares of names and exemplars.
+
+        Args:
+            colour_NC: the pictures' colours, where heads read them.
+
+        Raises:
+            ReleaseError: colours that are not those of the products, or of which heads want others.
+        """
+        columns = [_bias(bank, embedding_ND, mix)]
+        if heads is not None:
+            own_NC = _nothing(len(embedding_ND)) if colour_NC is None or not heads.num_colours else colour_NC
+            if own_NC.shape != (len(embedding_ND), heads.num_colours):
+                raise ReleaseError(
+                    f"Heads read {heads.num_colours} colours of {len(embedding_ND)} pictures; there are {own_NC.shape}."
+                )
+            columns += [heads.normalisers(embedding_ND, own_NC), np.asarray(own_NC, np.float32)]
+        return cls(bank, heads, np.concatenate(columns, axis=1))
 
     def remixed(self, embedding_ND: NDArray[np.floating], mix: Mix) -> "Wording":
         """The same for other shares of names or exemplars, which move the bank's bias."""
-        normaliser_NF = self.offset_NE[:, int(self.bank is not None) :]
-        return Wording(
-            self.bank, self.heads, np.concatenate([_bias(self.bank, embedding_ND, mix), normaliser_NF], axis=1)
-        )
+        others_NE = self.offset_NE[:, int(self.bank is not None) :]
+        return Wording(self.bank, self.heads, np.concatenate([_bias(self.bank, embedding_ND, mix), others_NE], axis=1))
 
     @property
     def width(self) -> int:
         """E as bank and heads have it."""
-        return int(self.bank is not None) + (0 if self.heads is None else len(self.heads.fields))
+        of_heads = 0 if self.heads is None else len(self.heads.fields) + self.heads.num_colours
+        return int(self.bank is not None) + of_heads
+
+    @property
+    def colours(self) -> Floats:
+        """`[N, C]` that heads read."""
+        num_colours = 0 if self.heads is None else self.heads.num_colours
+        return self.offset_NE[:, self.offset_NE.shape[1] - num_colours :]
 
     def query(
         self,
@@ -79,8 +105,9 @@ class Wording:
         if self.heads is not None:
             strength_Q1 = mix.attribute_weight * share_Q[:, None]
             direction_QD, asked_QF = self.heads.query(texts or [None] * len(share_Q))
-            query_QD[:, : direction_QD.shape[1]] += strength_Q1 * direction_QD
-            parts.append(strength_Q1 * asked_QF)
+            image_QD, colour_QC = np.split(strength_Q1 * direction_QD, [sum(self.heads.dims)], axis=1)
+            query_QD[:, : image_QD.shape[1]] += image_QD
+            parts += [strength_Q1 * asked_QF, -colour_QC]  # an offset is taken off
         return query_QD, np.concatenate(parts, axis=1).astype(np.float32)
 
     def pulls(self, query_QDs: Sequence[Floats], mix: Mix) -> Floats:
@@ -109,10 +136,10 @@ class Wording:
     def load(cls, folder: Path, *, num_products: int) -> "Wording":
         """What a folder holds of it. Raises ReleaseError where a file is damaged, or of other products."""
         bank, bias_N = QueryBank.load(folder / BANK) if (folder / BANK).exists() else (None, None)
-        heads, normaliser_NF = AttributeHeads.load(folder / HEADS) if (folder / HEADS).exists() else (None, None)
+        heads, offset_NE = AttributeHeads.load(folder / HEADS) if (folder / HEADS).exists() else (None, None)
         columns = [_nothing(num_products)]
         columns += [] if bias_N is None else [bias_N[:, None]]
-        columns += [] if normaliser_NF is None else [normaliser_NF]
+        columns += [] if offset_NE is None else [offset_NE]
         if {len(column) for column in columns} != {num_products}:
             raise ReleaseError(f"The bank or the heads at {folder} are not of its {num_products} products.")
         return cls(bank, heads, np.concatenate(columns, axis=1))

@@ -111,6 +111,7 @@ def _with_clusters(searcher: Searcher, count: int) -> Searcher:
         mix=searcher.mix,
         bank=searcher.bank,
         heads=searcher.heads,
+        colour_NC=searcher.wording.colours,
     )
 
 

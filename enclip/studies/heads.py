@@ -15,7 +15,8 @@ from enclip.studies.material import Material, Values
 WITHOUT = "release without attributes"
 SUMMED, SUMMED_CHOSEN = "each member's own, summed", "each member's own, summed, penalties chosen"
 JOINT, JOINT_CHOSEN = "of all members side by side", "of all members side by side, penalties chosen"
-RELEASE = "side by side, penalties chosen, gender and type together"
+PAIRED_TOO = "side by side, penalties chosen, gender and type together"
+RELEASE = "the same, and the pictures' colours"
 ABOUT = (
     "Heads are logistic regressions of attributes on the pictures of the train split; penalties are chosen by the "
     f"log-loss of *select*'s pictures, else {INVERSE_PENALTIES[0]} is the inverse one of all. The last tables have the "
@@ -44,22 +45,21 @@ def _ways(material: Material, members: Sequence[Epoch], weights: Sequence[float]
     if whole is None:
         return {}
     strongest = dict.fromkeys(whole.fields, INVERSE_PENALTIES[0])
-    single = {field: known for field, known in material.world.values.items() if field != PAIR}
+    every = material.world.values
+    single = {field: known for field, known in every.items() if field != PAIR}
     blocks = [material.lab.pictures(member, views=count) for member, count in zip(members, views, strict=True)]
     sharpnesses = [material.embedded(member).sharpness for member in members]
-    found = {
-        penalties is None: ensemble_heads(
-            material.world.products, blocks, weights, sharpnesses, single, penalties=penalties
-        )
-        for penalties in (strongest, None)
-    }
-    held_back, chosen = found[False], found[True]
-    assert held_back is not None and chosen is not None
+    held_back, chosen, paired = (
+        ensemble_heads(material.world.products, blocks, weights, sharpnesses, values, penalties=penalties)
+        for values, penalties in ((single, strongest), (single, None), (every, None))
+    )
+    assert held_back is not None and chosen is not None and paired is not None
     return {
         SUMMED: replace(held_back, joint=summed(held_back.own, weights)),
         SUMMED_CHOSEN: replace(chosen, joint=summed(chosen.own, weights)),
         JOINT: held_back,
         JOINT_CHOSEN: chosen,
+        PAIRED_TOO: paired,
         RELEASE: whole,
     }
 
@@ -69,6 +69,8 @@ def log_losses(material: Material, heads: AttributeHeads, members: Sequence[Epoc
     rows = np.flatnonzero(material.allowed(Split.GATE))
     products = material.world.products.take(rows)
     pictures = [material.lab.pictures(member, views=material.views(member))[rows] for member in members]
+    if heads.num_colours:
+        pictures.append(material.lab.colours(members[0])[rows])
     log_NV = heads.log_probabilities(np.concatenate(pictures, axis=1).astype(np.float32))
     own = {}
     for start, field, values in zip(heads.starts, heads.fields, heads.values, strict=True):

@@ -22,6 +22,7 @@ from enclip.models import training
 from enclip.models.bases import at_frame, at_side, load_base
 from enclip.models.checkpoint import load_checkpoint, read_card, save_checkpoint
 from enclip.models.clip import ClipEncoder, ClipModel, embed_pixels
+from enclip.models.colours import NUM_COLOURS, colours_of
 from enclip.models.device import resolve_device
 from enclip.models.soup import average_checkpoints
 from enclip.models.student import CARD, TextStudent, distil
@@ -144,6 +145,7 @@ class Lab:
         self.snapshot = take_snapshot(platform.catalog, platform.blobs).digest
         self._products = load_snapshot(platform.blobs, self.snapshot)
         self._folds: dict[int, Fold] = {}
+        self._colours: dict[int, NDArray[np.float16]] = {}
         self.aspect = typical_aspect(self._products, platform.blobs)
         # What a base from nothing makes of a catalog depends on the shape that it looks at.
         shape = "" if self.aspect == 1 else f"-{self.aspect:.2f}"
@@ -236,17 +238,35 @@ class Lab:
         image_ND: NDArray[np.float16] = np.load(path, allow_pickle=False)
         return image_ND
 
+    def colours(self, epoch: Epoch) -> NDArray[np.float16]:
+        """`colour_NC` of all pictures, on canvases as an epoch's are."""
+        side = read_card(epoch.folder).pixel_side
+        if side not in self._colours:
+            self._colours[side] = colours_of(self._pixels_at(side))
+        return self._colours[side]
+
+    def colours_changed(
+        self, epoch: Epoch, split: Split, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    ) -> NDArray[np.float16]:
+        """`colour_GC` of one split's pictures after a change to their stored pixels; see `embed_changed`."""
+        pixels = self._pixels_at(read_card(epoch.folder).pixel_side)
+        rows = np.flatnonzero(self.fold(epoch.training.fold).products.split == split)
+        parts = [rows[start : start + CHANGED_AT_ONCE] for start in range(0, len(rows), CHANGED_AT_ONCE)]
+        return np.concatenate([colours_of(change(pixels[part])) for part in parts])
+
     def heads(
         self, members: Sequence[Epoch], weights: Sequence[float], *, views: Sequence[int]
     ) -> AttributeHeads | None:
         """The attribute heads of an ensemble on its fold's splits, by so many views of each member's pictures."""
         world = self.fold(members[0].training.fold)
-        path = self._root / f"heads-{self._digest(members, weights, list(views), list(world.values))}.npz"
+        known = [list(views), list(world.values), NUM_COLOURS]
+        path = self._root / f"heads-{self._digest(members, weights, *known)}.npz"
         if path.is_file():
             return AttributeHeads.load(path)[0]
         blocks = [self.pictures(member, views=count) for member, count in zip(members, views, strict=True)]
         sharpnesses = [self.embed(member).sharpness for member in members]
-        made = ensemble_heads(world.products, blocks, weights, sharpnesses, world.values)
+        colour_NC = self.colours(members[0])
+        made = ensemble_heads(world.products, blocks, weights, sharpnesses, world.values, colour_NC=colour_NC)
         if made is not None:
             buffer = io.BytesIO()
             made.save(buffer, np.zeros((0, len(made.fields)), np.float32))
@@ -335,7 +355,9 @@ class Lab:
 
     def pixels(self, model: ClipModel) -> NDArray[np.uint8]:
         """The catalog's pictures at what the model needs."""
-        side = stored_side(self._products, self._platform.blobs, model.side)
+        return self._pixels_at(stored_side(self._products, self._platform.blobs, model.side))
+
+    def _pixels_at(self, side: int) -> NDArray[np.uint8]:
         return pixel_map(
             self._products, self._platform.blobs, side=side, scratch=self._platform.scratch, digest=self.snapshot
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from enclip.pipeline.gallery import extended
 from enclip.records import Floats, Split
@@ -57,15 +58,17 @@ def run(material: Material) -> Findings:
     good = {
         look: material.lab.pictures(by_folder[look[0]], views=look[1])[is_gate].astype(np.float32) for look in looks
     }
-    found = {AS_THEY_ARE: _measured(material, good)}
+    lab = material.lab
+    found = {AS_THEY_ARE: _measured(material, good, lab.colours(members[0])[is_gate])}
     for degradation in (Degradation(way, level) for way, levels in WAYS.items() for level in levels):
         spoilt = {
-            (folder, views): material.lab.embed_changed(
+            (folder, views): lab.embed_changed(
                 by_folder[folder], Split.GATE, degradation, name=degradation.key, views=views
             )
             for folder, views in looks
         }
-        found[degradation.label] = _measured(material, spoilt)
+        colour_GC = lab.colours_changed(members[0], Split.GATE, degradation)
+        found[degradation.label] = _measured(material, spoilt, colour_GC)
     facts: dict[str, Fact] = {
         pictures: {
             f"{system}, of its mAP@10": float(values[system].mean() / max(1e-9, found[AS_THEY_ARE][system].mean()))
@@ -77,8 +80,12 @@ def run(material: Material) -> Findings:
     return Findings(systems, facts)
 
 
-def _measured(material: Material, image_GDs: Mapping[Look, Floats]) -> dict[str, Values]:
-    """AP@10 of each system where gate's pictures look to a checkpoint, by so many views, as `image_GDs` says."""
+def _measured(
+    material: Material, image_GDs: Mapping[Look, Floats], colour_GC: NDArray[np.float16]
+) -> dict[str, Values]:
+    """AP@10 of each system where gate's pictures look to a checkpoint, by so many views, as `image_GDs` says, and
+    have such colours.
+    """
 
     def scores(folder: Path, query_QD: Floats) -> Floats:
         return np.asarray(query_QD @ image_GDs[folder, 1].T)
@@ -92,7 +99,8 @@ def _measured(material: Material, image_GDs: Mapping[Look, Floats]) -> dict[str,
         np.float32(weight) * scores(member.folder, asked[member.folder])
         for member, weight in zip(members, weights, strict=True)
     ]
-    searcher = _with_pictures(material, [image_GDs[member.folder, material.views(member)] for member in members])
+    seen = [image_GDs[member.folder, material.views(member)] for member in members]
+    searcher = _with_pictures(material, seen, colour_GC)
     return {
         BASELINE: material.ap(scores(material.baseline.folder, asked[material.baseline.folder])),
         ENSEMBLE: material.ap(np.sum(parts, axis=0)),
@@ -100,11 +108,14 @@ def _measured(material: Material, image_GDs: Mapping[Look, Floats]) -> dict[str,
     }
 
 
-def _with_pictures(material: Material, image_GDs: Sequence[Floats]) -> Searcher:
+def _with_pictures(material: Material, image_GDs: Sequence[Floats], colour_GC: NDArray[np.float16]) -> Searcher:
     """The release as a refresh would build it over these pictures of gate: all that was chosen stays."""
     release = material.release.searcher
     rows = np.flatnonzero(material.allowed(Split.GATE))
     blocks = [np.array(release.block(member)) for member in range(len(image_GDs))]
     for block, image_GD in zip(blocks, image_GDs, strict=True):
         block[rows] = image_GD
-    return extended(release, release.products, blocks)
+    colour_NC = np.array(release.wording.colours)
+    if release.heads is not None:
+        colour_NC[rows] = colour_GC
+    return extended(release, release.products, blocks, colour_NC=colour_NC)

@@ -149,6 +149,7 @@ class Material:
         pictures = [self.lab.pictures(member, views=count) for member, count in zip(members, seen, strict=True)]
         bank = query_bank(self.world.bank, asked, pictures, weights, sharpnesses)
         heads = how.get("heads") or self.lab.heads(members, weights, views=seen)
+        colour_NC = self.lab.colours(members[0])
 
         def build(count: int, mix: Mix) -> Searcher:
             return Searcher.build(
@@ -160,6 +161,7 @@ class Material:
                 rescored=self.setting.release.rescored,
                 bank=bank,
                 heads=heads,
+                colour_NC=colour_NC,
                 name_block_NDs=[part.name_ND for part in parts] if names else (),
                 names=NameIndex(products) if names else None,
             )

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from enclip.catalog.drawn import draw_catalog
+from enclip.catalog.images import decode, fit_square, image_key
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.config import Settings
 from enclip.models.clip import embed_pixels
+from enclip.models.colours import colours_of
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
 from enclip.pipeline.embed import embed_all
@@ -62,8 +64,14 @@ def test_a_refresh_looks_at_newcomers_as_often_and_at_nothing_again(platform: Pl
     prepare(platform, "refresh")
     steps = embed_all(platform, "refresh")
     assert {(step.num_images, step.num_reused) for step in steps} == {(PRODUCTS + NEWCOMERS, PRODUCTS)}
-    opened = open_release(platform, build(platform, "refresh").release)
+    before, opened = open_release(platform, 1), open_release(platform, build(platform, "refresh").release)
     assert {member.views for member in opened.manifest.members} == {3}
+    side = opened.manifest.members[0].pixel_side
+    pictures = [decode(platform.blobs.get(image_key(sha256))) for sha256 in opened.products.image_sha256]
+    colour_NC = colours_of(np.stack([fit_square(picture, side) for picture in pictures]))
+    np.testing.assert_array_equal(opened.searcher.wording.colours, colour_NC)
+    known = np.isin(opened.products.product_id, before.products.product_id)
+    np.testing.assert_array_equal(opened.searcher.wording.colours[known], before.searcher.wording.colours)
 
 
 def test_by_another_number_of_views_a_known_picture_is_looked_at_again(platform: Platform) -> None:

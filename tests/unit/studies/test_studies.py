@@ -335,12 +335,12 @@ def test_heads_are_fitted_in_each_way_and_the_last_is_the_releases(
     done, material = ran("heads"), Material(Lab(platform), setting, 0)
     expected = material.searched(material.release.searcher, material.ensemble[0])
     np.testing.assert_allclose(done.per_query[heads.RELEASE], expected, atol=1e-6)
-    ways = [heads.SUMMED, heads.SUMMED_CHOSEN, heads.JOINT, heads.JOINT_CHOSEN, heads.RELEASE]
+    ways = [heads.SUMMED, heads.SUMMED_CHOSEN, heads.JOINT, heads.JOINT_CHOSEN, heads.PAIRED_TOO, heads.RELEASE]
     facts = done.document["facts"]["0"]
     assert list(facts) == ways and list(done.document["systems"]) == [heads.WITHOUT, *ways]
     made = material.release.searcher.heads
     rows = np.flatnonzero(material.allowed(Split.GATE))
-    image_ND = material.release.searcher.embedding_ND[rows].astype(np.float32)
+    image_ND = material.release.searcher.shown(rows)
     start, values = made.starts[made.fields.index("base_colour")], made.values[made.fields.index("base_colour")]
     logit_NV = (image_ND @ made.joint.weight_DV + made.joint.intercept_V)[:, start : start + len(values)]
     own = [values.index(colour) for colour in material.world.products.base_colour[rows]]

@@ -1,0 +1,37 @@
+"""The colours of a catalog's pictures; those that a release knows are not computed again."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclip.catalog.snapshot import pictures
+from enclip.models.colours import NUM_COLOURS, colours_of
+from enclip.pipeline.names import Known
+from enclip.pipeline.platform import Platform
+from enclip.records import Products
+from enclip.retrieval.searcher import Searcher
+
+
+def colour_rows(
+    platform: Platform, products: Products, rows: NDArray[np.int64], *, side: int, snapshot: str, known: Known
+) -> NDArray[np.float16]:
+    """`colour_NC` of these rows' pictures, on canvases of a side in px."""
+    colour_NC = np.zeros((len(rows), NUM_COLOURS), np.float16)
+    missing = []
+    for position, row in enumerate(rows):
+        found = known.get(products.image_sha256[row])
+        if found is None:
+            missing.append(position)
+        else:
+            colour_NC[position] = found
+    if missing:
+        parts = pictures(products, platform.blobs, rows[missing], side=side, scratch=platform.scratch, digest=snapshot)
+        colour_NC[missing] = np.concatenate([colours_of(part) for part in parts])
+    return colour_NC
+
+
+def known_colours(searcher: Searcher) -> Known:
+    """Picture hash → colours, of a release whose heads read as many; else nothing."""
+    colour_NC = searcher.wording.colours.astype(np.float16)
+    if colour_NC.shape[1] != NUM_COLOURS:
+        return {}
+    return dict(zip(searcher.products.image_sha256, colour_NC, strict=True))
