@@ -90,6 +90,7 @@ class AttributeSettings(_Frozen):
 
     fields: tuple[str, ...] = ()
     num_values: int = 0
+    num_colours: int = Field(0, description="Numbers of a picture's own colours that they read beside the members.")
     weight: float = 0.0
     chosen_because: str = ""
 

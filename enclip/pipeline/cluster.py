@@ -16,6 +16,7 @@ from enclip.models.clip import ClipEncoder
 from enclip.pipeline.audit import findings
 from enclip.pipeline.bank import bank_texts, query_bank
 from enclip.pipeline.canary import Canaries
+from enclip.pipeline.colours import reads_colours
 from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.gallery import extended
 from enclip.pipeline.heads import ensemble_heads, train_values
@@ -60,7 +61,9 @@ def build(platform: Platform, run_id: str) -> ReleaseStep:
         names: list[NDArray[np.float16]] = []
         if plan.recipe.release.gallery != "image":
             names = [member_block(platform, member, plan.snapshot, shards, what="names") for member in choice.members]
-        colour_NC = colour_block(platform, choice.members[0], plan.snapshot, shards)
+        colour_NC = None
+        if reads_colours(platform, plan):
+            colour_NC = colour_block(platform, choice.members[0], plan.snapshot, shards)
         parent: OpenRelease | None = None
         if plan.built_from is not None:
             parent = open_release(platform, plan.built_from, encoders=False)
@@ -150,6 +153,7 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
         "attributes": AttributeSettings(
             fields=searcher.heads.fields if searcher.heads else (),
             num_values=sum(map(len, searcher.heads.values)) if searcher.heads else 0,
+            num_colours=searcher.heads.num_colours if searcher.heads else 0,
             weight=mix.attribute_weight,
             chosen_because=tuned.why.get("attributes", "The catalog has no attributes to tell apart."),
         ),
@@ -180,7 +184,7 @@ def _chosen(
     products: Products,
     blocks: list[NDArray[np.float16]],
     names: list[NDArray[np.float16]],
-    colour_NC: NDArray[np.float16],
+    colour_NC: NDArray[np.float16] | None,
     taught: StudentStep,
 ) -> tuple[Tuned, StudentSettings]:
     """A searcher with the mix that is best on *select*, and whether a student may ask it."""

@@ -7,8 +7,16 @@ from enclip.catalog.snapshot import pictures
 from enclip.models.colours import NUM_COLOURS, colours_of
 from enclip.pipeline.names import Known
 from enclip.pipeline.platform import Platform
+from enclip.pipeline.runs import Plan
 from enclip.records import Products
 from enclip.retrieval.searcher import Searcher
+
+
+def reads_colours(platform: Platform, plan: Plan) -> bool:
+    """Whether what a run builds reads colours: a retraining's heads do, those of a refresh if its parent's do."""
+    if plan.built_from is None:
+        return True
+    return platform.registry.release_manifest(plan.built_from).attributes.num_colours > 0
 
 
 def colour_rows(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import load_snapshot, pictures
 from enclip.errors import ConfigError
 from enclip.models.clip import ClipEncoder, embed_pixels
-from enclip.pipeline.colours import colour_rows, known_colours
+from enclip.pipeline.colours import colour_rows, known_colours, reads_colours
 from enclip.pipeline.members import load_member
 from enclip.pipeline.names import Known, encode_names, known_names
 from enclip.pipeline.open_release import open_release
@@ -38,7 +38,8 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
     chosen = choice.members[member]
     key, names = (shard_key(chosen, plan.snapshot, shard, shards, what=what) for what in ("embeddings", "names"))
     colours = colours_key(chosen, plan.snapshot, shard, shards)
-    with_names, with_colours = plan.recipe.release.gallery != "image", member == 0
+    with_names = plan.recipe.release.gallery != "image"
+    with_colours = member == 0 and reads_colours(platform, plan)
     products = load_snapshot(platform.blobs, plan.snapshot)
     rows = np.array_split(np.arange(len(products)), shards)[shard]
     wanted = [key, *([names] if with_names else []), *([colours] if with_colours else [])]

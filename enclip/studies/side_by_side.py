@@ -44,8 +44,12 @@ def train_side_by_side(settings: Settings, trainings: Sequence[Training], *, job
     try:
         pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(threads, told))
         try:
-            for training in [pool.submit(_train, settings, training) for training in wanted]:
-                training.result()
+            begun = [pool.submit(_train, settings, training) for training in wanted]
+            # A pool watches over the process that a submission began from the next submission on. Without one the
+            # death of the last process would be known only when another has trained to its end.
+            pool.submit(int)
+            for future in begun:
+                future.result()
             pool.shutdown()
         except BaseException as error:  # Ctrl-C too: what was not begun is not begun, what was goes on another time
             pool.shutdown(wait=False, cancel_futures=True)

@@ -134,7 +134,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "other weights": (other_weights, "words"),
     "another tokenizer": (other_tokenizer, "words"),
     "another preprocessing": (other_preprocessing, "pictures"),
-    "another projection": (other_projection, "words"),
+    "another projection": (other_projection, "pictures"),
     "other heads": (other_heads, "words"),
     "embeddings in another order": (other_embeddings, "words"),
 }

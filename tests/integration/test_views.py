@@ -1,6 +1,7 @@
 """Several views of each picture, from the recipe to the index that a refresh goes on with."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from enclip.models.colours import colours_of
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
 from enclip.pipeline.embed import embed_all
+from enclip.pipeline.heads import ensemble_heads
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import open_release
@@ -21,6 +23,7 @@ from enclip.pipeline.platform import Platform, open_platform
 from enclip.pipeline.promote import promote_by_hand
 from enclip.pipeline.refresh import prepare
 from enclip.pipeline.runs import Plan, RunFolder
+from enclip.pipeline.shards import snapshot_part
 from enclip.pipeline.snapshot import take
 from enclip.pipeline.train import train
 from enclip.recipes import MOST_VIEWS, ReleaseRecipe, RetrainRecipe, TrainRecipe
@@ -86,3 +89,21 @@ def test_by_another_number_of_views_a_known_picture_is_looked_at_again(platform:
     members = choose(platform, "other").members
     assert {member.views for member in members} == {MOST_VIEWS}, "its base is from nothing"
     assert {step.num_reused for step in embed_all(platform, "other")} == {0}
+
+
+def test_a_refresh_of_a_release_from_before_heads_read_colours_does_without(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_before(*parts: Any, colour_NC: object) -> Any:
+        return ensemble_heads(*parts)
+
+    with monkeypatch.context() as older:
+        older.setattr("enclip.pipeline.cluster.ensemble_heads", as_before)
+        promote_by_hand(platform, build(platform, "run").release)
+    ingest_source(platform, str(draw_catalog(tmp_path, num_products=NEWCOMERS, seed=1, start=PRODUCTS + NEWCOMERS)))
+    snapshot = prepare(platform, "bare").snapshot
+    embed_all(platform, "bare")
+    opened = open_release(platform, build(platform, "bare").release)
+    assert opened.manifest.attributes.num_colours == opened.searcher.wording.colours.shape[1] == 0
+    assert opened.searcher.heads and opened.search(text="red shirt", k=5).hits
+    assert not [blob for blob in platform.blobs.listing("colours/") if snapshot_part(snapshot) in blob.key]

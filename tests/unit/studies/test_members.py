@@ -29,7 +29,7 @@ def test_trainings_keep_the_names_that_they_were_cached_under() -> None:
     assert digest(from_trunk) == "4f39cdbf449ab4f88791"
     others = [
         from_trunk.varied(seed=1),
-        plain.model_copy(update={"side": 64}),
+        plain.varied(image_side=64),
         plain.model_copy(update={"trunk": Trunk(training=plain, epoch=23)}),
         plain.model_copy(update={"trunk": Trunk(training=plain.varied(seed=1), epoch=24)}),
     ]
@@ -72,7 +72,7 @@ def test_branches_go_on_from_their_trunk_and_may_be_averaged(platform: Platform,
 def test_a_run_on_smaller_pictures_searches_with_the_others(platform: Platform, setting: Setting) -> None:
     lab = Lab(platform)
     whole = setting.instance(0, 0)
-    wanted = whole.varied(epochs=1).model_copy(update={"side": 24})
+    wanted = whole.varied(epochs=1, image_side=24)
     start, end = lab.train(wanted)
     assert read_card(end.folder).architecture.preprocessing.side == 24 and _same(start, lab.train(whole)[0])
     one, other = lab.embed(end), lab.embed(lab.train(whole)[-1])
