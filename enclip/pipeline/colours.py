@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import pictures
 from enclip.models.colours import NUM_COLOURS, colours_of
-from enclip.pipeline.names import Known
+from enclip.pipeline.known import Known, recalled
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import Plan
 from enclip.records import Products
@@ -23,14 +23,7 @@ def colour_rows(
     platform: Platform, products: Products, rows: NDArray[np.int64], *, side: int, snapshot: str, known: Known
 ) -> NDArray[np.float16]:
     """`colour_NC` of these rows' pictures, on canvases of a side in px."""
-    colour_NC = np.zeros((len(rows), NUM_COLOURS), np.float16)
-    missing = []
-    for position, row in enumerate(rows):
-        found = known.get(products.image_sha256[row])
-        if found is None:
-            missing.append(position)
-        else:
-            colour_NC[position] = found
+    colour_NC, missing = recalled(products.image_sha256[rows], known, width=NUM_COLOURS)
     if missing:
         parts = pictures(products, platform.blobs, rows[missing], side=side, scratch=platform.scratch, digest=snapshot)
         colour_NC[missing] = np.concatenate([colours_of(part) for part in parts])

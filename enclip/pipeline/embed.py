@@ -9,8 +9,9 @@ from enclip.catalog.snapshot import load_snapshot, pictures
 from enclip.errors import ConfigError
 from enclip.models.clip import ClipEncoder, embed_pixels
 from enclip.pipeline.colours import colour_rows, known_colours, reads_colours
+from enclip.pipeline.known import Known, recalled
 from enclip.pipeline.members import load_member
-from enclip.pipeline.names import Known, encode_names, known_names
+from enclip.pipeline.names import encode_names, known_names
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EmbedStep, Plan, RunFolder
@@ -89,14 +90,7 @@ def embed_rows(
     device: Device = "auto",
 ) -> tuple[NDArray[np.float16], int]:
     """`embedding_ND` of these rows, float16; and how many of them had to be computed."""
-    embedding_ND = np.zeros((len(rows), member.dim), dtype=np.float16)
-    missing = []
-    for position, row in enumerate(rows):
-        vector = known.get(products.image_sha256[row])
-        if vector is None:
-            missing.append(position)
-        else:
-            embedding_ND[position] = vector
+    embedding_ND, missing = recalled(products.image_sha256[rows], known, width=member.dim)
     if missing:
         model = load_member(platform.registry, member.source, device=_device(device))
         parts = pictures(

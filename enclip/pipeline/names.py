@@ -1,17 +1,14 @@
 """Product names → embeddings by a member's text tower: the only text of a product that a gallery holds."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
+from enclip.pipeline.known import Known
 from enclip.records import Encoder, Products
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import named
 
 BATCH = 10_000  # names tokenised at once
-
-Known = Mapping[str, NDArray[np.float16]]  # what was embedded before → its embedding
 
 
 def encode_names(encoder: Encoder, products: Products, known: Known | None = None) -> tuple[NDArray[np.float16], int]:

@@ -191,7 +191,7 @@ def test_captions_beyond_the_nearest_ones_hardly_move_a_query() -> None:
         assert (expected_QD * moved_QD).sum(axis=1).min() > 0.999
 
 
-def test_an_index_with_a_bank_is_as_wide_as_the_widest_member() -> None:
+def test_a_bank_makes_no_index_wider() -> None:
     # Wider, a query costs half as much again (`bench/search_ensemble.py`).
     assert searcher().index.width == max(DIMS) * 3 // 4
     assert searcher().member(0).index.width == DIMS[0]
