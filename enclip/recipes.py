@@ -175,7 +175,13 @@ class ReleaseRecipe(Recipe):
         (), description="Numbers of clusters to try; none: a grid that follows the catalog's size."
     )
     pulls: tuple[float, ...] = Field(
-        (0.0, 0.15, 0.3, 0.6), description="Pulls toward the cluster's mean score to try; 0 leaves clusters out."
+        (0.0, 0.15, 0.3, 0.6), description="Pulls of products toward their cluster's mean score to try; 0: none."
+    )
+    feedbacks: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.5),
+        min_length=1,
+        description="How far a broad query turns toward the clusters of its first results, to try; 0: it does not. Of "
+        "pictures alone the last stands unless select proves another better, of names the first.",
     )
     gallery: Gallery = Field(
         "image",

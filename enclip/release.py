@@ -68,11 +68,12 @@ class Candidate(_Frozen):
 
 
 class ClusterSettings(_Frozen):
-    """Clusters and how strongly they enter the score; a pull of 0 leaves them out of it."""
+    """Clusters and how strongly they enter the score; with pull and feedback of 0 they are left out of it."""
 
     count: int
     pull: float
     narrowing: float = Field(0.0, description="How much less of the pull a narrow query has, 0 to 1.")
+    feedback: float = Field(0.0, description="How far a broad query turns toward the clusters of its first results.")
     chosen_because: str = ""
 
 

@@ -25,6 +25,7 @@ from enclip.pipeline.platform import open_platform
 from enclip.records import Floats, Split
 from enclip.retrieval import fusion
 from enclip.retrieval.half import single
+from enclip.retrieval.mix import WITHOUT_CLUSTERS
 from enclip.retrieval.searcher import Searcher
 from enclip.studies.definition import Setting
 from enclip.studies.lab import Lab
@@ -94,7 +95,7 @@ class _World:
     def of(cls, material: Material) -> "_World":
         member, products = material.candidates[-1], material.world.products
         rows = np.flatnonzero(material.allowed(Split.GATE))
-        searcher = material.tuned([member], [1.0]).searcher.with_mix(pull=0.0)
+        searcher = material.tuned([member], [1.0]).searcher.with_mix(**WITHOUT_CLUSTERS)
         return cls(
             searcher=searcher,
             encoder=ClipEncoder(load_checkpoint(member.folder, device=material.lab.device)),

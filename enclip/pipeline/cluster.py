@@ -142,6 +142,7 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
             count=searcher.clusters.count,
             pull=mix.pull,
             narrowing=mix.narrowing,
+            feedback=mix.feedback,
             chosen_because=tuned.why["clusters"],
         ),
         "bank": BankSettings(

@@ -13,6 +13,7 @@ from enclip.pipeline.names import encode_names, known_names
 from enclip.pipeline.open_release import OpenRelease
 from enclip.pipeline.platform import Platform
 from enclip.records import Floats, Products, Query, Ranking
+from enclip.retrieval.mix import WITHOUT_CLUSTERS
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
 
@@ -106,7 +107,7 @@ def without_bank(searcher: Searcher) -> Searcher:
 
 def plain(searcher: Searcher) -> Searcher:
     """The ensemble's cosines alone: without bank, attributes and clusters; names keep their part."""
-    return without_bank(searcher).with_mix(attribute_weight=0, pull=0)
+    return without_bank(searcher).with_mix(attribute_weight=0, **WITHOUT_CLUSTERS)
 
 
 def parts_alone(

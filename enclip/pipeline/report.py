@@ -20,6 +20,7 @@ from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import EvaluationStep, Plan, RunFolder, Timing, TrainStep
+from enclip.pipeline.tune import clustered, described
 from enclip.pipeline.validate import DEPTH, Validator
 from enclip.records import EpochVersion, Floats, QueryKind, Split
 
@@ -77,7 +78,7 @@ def write_report(
             continue
         measured[label] = {kind: _queries_of(evaluation, system, kind) for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)}
         protocols[label] = evaluation.protocol(system)
-    measured |= _pulled(platform, evaluation.release, plan, gate)
+    measured |= _clustered(platform, evaluation.release, plan, gate)
     figures = {
         "run_id": run_id,
         "release": evaluation.release,
@@ -102,9 +103,7 @@ def write_report(
         if gallery.protocol == "hybrid"
         else _gain(measured, "chosen release", "best epoch (chosen on select)"),
         "clusters_gain": {
-            label: _gain(measured, label, "the same without clusters")
-            for label in measured
-            if "clusters, pull" in label
+            label: _gain(measured, label, "the same without clusters") for label in measured if " clusters, " in label
         },
         "by_category": measure_release(platform, evaluation.release)["categories"],
         "search_ratio": evaluation.search_ratio,
@@ -121,19 +120,21 @@ def write_report(
     return paths
 
 
-def _pulled(platform: Platform, release: int, plan: Plan, gate: Validator) -> dict[str, dict[QueryKind, list[float]]]:
-    """The release without its index, and with its clusters at every pull that was tried on *select*."""
+def _clustered(
+    platform: Platform, release: int, plan: Plan, gate: Validator
+) -> dict[str, dict[QueryKind, list[float]]]:
+    """The release without its index, and with its clusters in each way that was tried on *select*."""
     opened = open_release(platform, release)
     blocks = opened.encode_texts(gate.texts)
     allowed = opened.products.split == Split.GATE
     row_N = np.flatnonzero(allowed)
     exact_QN = opened.searcher.exact_scores(blocks, row_N, texts=gate.texts)
     found = {"every product scored, without index and clusters": _by_kind(gate, exact_QN)}
-    for pull in plan.recipe.release.pulls:
-        rankings = opened.searcher.with_mix(pull=pull).search(blocks, k=DEPTH, texts=gate.texts, allowed=allowed)
+    for searcher in clustered(opened.searcher, plan.recipe.release):
+        rankings = searcher.search(blocks, k=DEPTH, texts=gate.texts, allowed=allowed)
         results = evaluate(gate.queries, rankings).results
-        chosen = " (chosen on select)" if pull == opened.searcher.mix.pull else ""
-        found[f"{opened.searcher.clusters.count} clusters, pull {pull:g}{chosen}"] = {
+        chosen = " (chosen on select)" if searcher.mix == opened.searcher.mix else ""
+        found[f"{described(searcher)}{chosen}"] = {
             kind: [result.ap_at_10 for result in results if result.kind is kind]
             for kind in (QueryKind.SPECIFIC, QueryKind.TYPE)
         }

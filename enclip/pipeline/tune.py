@@ -1,8 +1,9 @@
 """Weigh the parts of a release's score on *select*: calibration and exemplars, attributes, clusters, BM25."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
+from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
 from enclip.records import Floats
-from enclip.retrieval.clusters import cluster_grid
+from enclip.retrieval.clusters import cluster_grid, unusual
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
@@ -38,11 +39,11 @@ def tune(
     """The mix that does best on *select*, one part after the other.
 
     Parts are chosen in the order in which they enter the score, as a grid over all of them together would
-    choose by chance: *select* has too few queries for so many candidates. Of the clusters, whose grid is the
-    largest and whose pull has cost as often as it has paid, the least is taken that no other beats by two
-    standard errors over queries as pairs (the rule of Breiman et al., Classification and Regression Trees,
-    1984, 3.4.3, which asks for one: the best of some 30 beats nothing by as much through chance alone); of
-    the other parts the best.
+    choose by chance: *select* has too few queries for so many candidates. Of most parts the best is taken. What
+    clusters gain is less than *select* can tell, over one catalog, and their grid is the largest: there the default
+    stands that studies over many folds have found to pay (`docs/decisions/0013`), unless another beats it by two
+    standard errors over queries as pairs (after the rule of Breiman et al., Classification and Regression Trees,
+    1984, 3.4.3, which asks for one: the best of some 40 beats nothing by as much through chance alone).
 
     Args:
         build: a searcher of that many clusters, with that mix.
@@ -54,7 +55,9 @@ def tune(
     def quality(searcher: Searcher) -> Values:
         return select.ap_of_rankings(searcher.search(query_blocks, k=10, texts=select.texts, allowed=allowed))
 
-    counts = recipe.cluster_counts or cluster_grid(len(allowed))
+    counts = sorted(
+        recipe.cluster_counts or cluster_grid(len(allowed)), key=partial(unusual, num_products=len(allowed))
+    )
     best = build(counts[0], mix)
     why: dict[str, str] = {}
     if best.bank is not None:
@@ -71,19 +74,12 @@ def tune(
             lambda searcher: f"weight {searcher.mix.attribute_weight:g}",
         )
     mix = best.mix
-    clustered = (build(count, mix) for count in counts)
     best, why["clusters"] = _best(
-        (
-            searcher.with_mix(pull=pull, narrowing=narrowing)
-            for searcher in clustered
-            for pull, narrowing in product(sorted(recipe.pulls), sorted(recipe.narrowings))
-            if pull or narrowing == min(recipe.narrowings)  # without a pull they are all one
-        ),
+        chain.from_iterable(clustered(build(count, mix), recipe) for count in counts),
         quality,
-        lambda searcher: (
-            f"{searcher.clusters.count} clusters, pull {searcher.mix.pull:g}, narrowing {searcher.mix.narrowing:g}"
-        ),
+        described,
         errors=2.0,
+        first="by default",
     )
     if best.names is not None:
         best, why["BM25"] = _best(
@@ -94,14 +90,38 @@ def tune(
     return Tuned(best, why)
 
 
+def clustered(searcher: Searcher, recipe: ReleaseRecipe) -> Iterator[Searcher]:
+    """A searcher with its clusters in each way to try, the default first: feedbacks, where a bank says which queries
+    are broad; none; pulls.
+
+    Where names are searched, too, they find the kind that words mean, and feedback is no default.
+    """
+    feedbacks = recipe.feedbacks if searcher.bank is not None else (0.0,)
+    feedbacks = feedbacks if searcher.has_names else feedbacks[::-1]
+    if 0.0 in recipe.pulls:
+        for feedback in feedbacks:
+            yield searcher.with_mix(pull=0, narrowing=0, feedback=feedback)
+    for pull, narrowing in product(sorted(recipe.pulls), sorted(recipe.narrowings)):
+        if pull:
+            yield searcher.with_mix(pull=pull, narrowing=narrowing, feedback=0)
+
+
+def described(searcher: Searcher) -> str:
+    """How many clusters a searcher has, and what they do."""
+    mix = searcher.mix
+    done = f"pull {mix.pull:g}, narrowing {mix.narrowing:g}" if mix.pull else f"feedback {mix.feedback:g}"
+    return f"{searcher.clusters.count} clusters, {done}"
+
+
 def _best(
     candidates: Iterable[Searcher],
     quality: Callable[[Searcher], Values],
     name: Callable[[Searcher], str],
     *,
     errors: float = 0.0,
+    first: str = "with the least of it",
 ) -> tuple[Searcher, str]:
-    """The first of the candidates, least first, that none after it beats by more than so many standard errors."""
+    """The first of the candidates that none after it beats by more than so many standard errors."""
     best: Searcher | None = None
     values: list[Values] = []
     chosen = 0
@@ -112,7 +132,7 @@ def _best(
     assert best is not None, "recipes have at least one value of each part"
     means = [float(value.mean()) if len(value) else 0.0 for value in values]
     return best, (
-        f"{name(best)}: {means[chosen]:.3f} on select, {means[0]:.3f} with the least of it, "
+        f"{name(best)}: {means[chosen]:.3f} on select, {means[0]:.3f} {first}, "
         f"{max(means):.3f} the best of {len(means)}."
     )
 

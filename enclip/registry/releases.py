@@ -59,6 +59,7 @@ def log_release(connection: Connection, mlflow_run_id: str, folder: Path, manife
             "members": ", ".join(f"{member.version}×{member.weight:.3f}" for member in manifest.members),
             "clusters": manifest.clusters.count,
             "pull": manifest.clusters.pull,
+            "feedback": manifest.clusters.feedback,
             "num_products": manifest.num_products,
         },
         tags=tags,

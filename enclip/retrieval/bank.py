@@ -36,6 +36,14 @@ NEAREST = 64  # captions that a query can be like: on the real catalog the rest 
 
 
 @dataclass(frozen=True, eq=False)
+class Near:
+    """Of Q queries `[Q, M]` rows of the captions that each is most like, and a softmax over their cosines."""
+
+    row_QM: NDArray[np.int64]
+    like_QM: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class QueryBank:
     """J texts that could be asked for.
 
@@ -86,16 +94,21 @@ class QueryBank:
             weights=(1.0,),
         )
 
-    def enrich(self, query_QDs: Sequence[Floats], share_Q: Floats) -> list[Floats]:
+    def near(self, query_QDs: Sequence[Floats]) -> Near:
+        """The captions that each query is most like."""
+        score_QM, row_QM = self._texts.search(
+            fusion.weight_query(query_QDs, self.weights), min(NEAREST, len(self.count_J))
+        )
+        logit_QM = 2 * self.sharpness * score_QM  # texts are more alike than texts and pictures are
+        return Near(row_QM, np.asarray(np.exp(logit_QM - fusion.log_sum_exp(logit_QM)[:, None]), np.float32))
+
+    def enrich(self, query_QDs: Sequence[Floats], share_Q: Floats, near: Near) -> list[Floats]:
         """Per member the queries, moved toward the exemplars of what they are like: unit norm where they had it.
 
         Args:
             share_Q: per query the exemplars' part, 0 to 1; 0 leaves it as it is.
         """
-        if not share_Q.any():
-            return list(query_QDs)
-        row_QM, like_QM = self._nearest(query_QDs)
-        known_QD = np.einsum("qm,qmd->qd", like_QM, single(self.exemplar_JD[row_QM]))
+        known_QD = np.einsum("qm,qmd->qd", near.like_QM, single(self.exemplar_JD[near.row_QM]))
         share_Q1 = np.asarray(share_Q, np.float32)[:, None]
         own_QD = np.concatenate(query_QDs, axis=1)
         moved_QD = fusion.unit_blocks(
@@ -103,10 +116,9 @@ class QueryBank:
         )
         return self._blocks(np.where(share_Q1 > 0, moved_QD, own_QD))
 
-    def breadth(self, query_QDs: Sequence[Floats]) -> Floats:
+    def breadth(self, near: Near) -> Floats:
         """`[Q]`, 0 to 1: the logarithm of how many train products a query speaks of, over the bank's largest."""
-        row_QM, like_QM = self._nearest(query_QDs)
-        counted_Q = (like_QM * self.count_J[row_QM]).sum(axis=1)
+        counted_Q = (near.like_QM * self.count_J[near.row_QM]).sum(axis=1)
         return np.asarray(np.log1p(counted_Q) / np.log1p(max(1, int(self.count_J.max()))), np.float32)
 
     def bias(
@@ -168,11 +180,3 @@ class QueryBank:
 
     def _blocks(self, embedding_JD: NDArray[np.floating]) -> list[Floats]:
         return np.split(np.asarray(embedding_JD, np.float32), np.cumsum(self.dims)[:-1], axis=1)
-
-    def _nearest(self, query_QDs: Sequence[Floats]) -> tuple[NDArray[np.int64], Floats]:
-        """`[Q, M]` rows of the captions that each query is most like, and a softmax over their cosines."""
-        score_QM, row_QM = self._texts.search(
-            fusion.weight_query(query_QDs, self.weights), min(NEAREST, len(self.count_J))
-        )
-        logit_QM = 2 * self.sharpness * score_QM  # texts are more alike than texts and pictures are
-        return row_QM, np.asarray(np.exp(logit_QM - fusion.log_sum_exp(logit_QM)[:, None]), np.float32)

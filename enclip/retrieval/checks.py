@@ -22,7 +22,7 @@ def check_parts(searcher: "Searcher") -> None:
     mix = searcher.mix
     if (mix.name_share and not searcher.has_names) or (mix.bm25_weight and searcher.names is None):
         raise ReleaseError("Names have a weight in the score, but are not among the release's embeddings or files.")
-    if (mix.calibration or mix.exemplar_share) and searcher.bank is None:
+    if (mix.calibration or mix.exemplar_share or mix.feedback) and searcher.bank is None:
         raise ReleaseError("The score is calibrated, but the release's files hold no bank of queries to do it by.")
     if mix.attribute_weight and searcher.heads is None:
         raise ReleaseError("Attributes have a weight in the score, but the release's files hold no heads for them.")

@@ -101,6 +101,12 @@ def cluster_grid(num_products: int) -> tuple[int, ...]:
     return tuple(sorted({min(most, max(2, round(root * factor))) for factor in (0.25, 0.5, 1, 2, 4)}))
 
 
+def unusual(count: int, *, num_products: int) -> float:
+    """How far a number of clusters is from 2√N, the usual one, as the larger of both over the smaller."""
+    usual = 2 * float(num_products**0.5)
+    return max(count / usual, usual / count)
+
+
 def silhouette(vector_NP: Floats, clusters: Clusters, *, seed: int = 0) -> float:
     """Mean cosine silhouette over at most 2,000 products, -1 to 1; 0 where it is undefined.
 

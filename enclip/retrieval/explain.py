@@ -19,7 +19,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("exemplars", ("exemplar_share",)),
     ("attributes", ("attribute_weight",)),
     ("likely queries", ("calibration",)),
-    ("clusters", ("pull", "narrowing")),
+    ("clusters", ("pull", "narrowing", "feedback")),
     ("BM25", ("bm25_weight",)),
 )
 
@@ -47,7 +47,8 @@ class NamedAttribute:
 class Explanation:
     """A product's score for one query; `parts` add up to it, "cosines" first.
 
-    `pull` is how strongly the query pulls products toward the mean of their clusters.
+    `pull` is how strongly the query pulls products toward the mean of their clusters, `feedback` how far it turned
+    toward the clusters of its first results.
     """
 
     score: float
@@ -56,6 +57,7 @@ class Explanation:
     attributes: tuple[NamedAttribute, ...]
     cluster: int
     pull: float
+    feedback: float
 
 
 def explain(
@@ -72,7 +74,7 @@ def explain(
 
     Args:
         text, text_share, without: as `search` has them, of one query.
-        allowed: the products among which members rank it.
+        allowed: the products that are searched, and among which members rank it.
 
     Raises:
         QueryError: no such product in this release.
@@ -81,10 +83,14 @@ def explain(
     if row is None:
         raise QueryError(f"Product {product_id!r} is not in this release.", remedy="Search for it first.")
 
+    whole = searcher.asked(query_1Ds, [text], [text_share], [without])
+    toward_D = searcher.turn(whole, allowed)
+
     def score(mix: Mix, avoided: str) -> float:
         scorer = searcher.weighed(mix)
         asked = scorer.asked(query_1Ds, [text], [text_share], [avoided])
-        return float(scorer.score(asked, 0, np.array([row]), scorer.matches(asked, 0))[0])
+        turned = toward_D if mix.feedback else None
+        return float(scorer.score(asked, 0, np.array([row]), scorer.matches(asked, 0), turned)[0])
 
     mix, before = NOTHING, score(NOTHING, "")
     parts = {"cosines": before}
@@ -102,7 +108,8 @@ def explain(
         members=tuple(_view(searcher, member, own_1D, row, allowed) for member, own_1D in enumerate(query_1Ds)),
         attributes=(*_named(searcher, text, row, wanted=True), *_named(searcher, without, row, wanted=False)),
         cluster=int(searcher.clusters.assignment_N[row]),
-        pull=float(searcher.wording.pulls(query_1Ds, searcher.mix)[0]),
+        pull=float(whole.pull_Q[0]),
+        feedback=float(whole.feedback_Q[0]),
     )
 
 

@@ -116,6 +116,10 @@ class AttributeHeads:
         """Whether a text names a value of a field."""
         return field in self.fields and bool(self.asked(text)[self.fields.index(field)])
 
+    def num_named(self, text: str) -> int:
+        """How many attributes a text names; "Casual Shoes" is one, though "Casual" is a value too."""
+        return len(_named(words(text), self._any_phrase))
+
     def query(self, texts: Sequence[str | None]) -> tuple[Floats, Floats]:
         """`direction_QD` that adds `w_v·x` to a score for the values that each text names, and `[Q, F]`, 1 where
         it names one of a field: of several the mean.
@@ -224,6 +228,12 @@ class AttributeHeads:
             {tuple(words(value)): column for column, value in enumerate(values, start)}
             for values, start in zip(self.values, self.starts, strict=True)
         ]
+
+    @cached_property
+    def _any_phrase(self) -> dict[Words, int]:
+        """The words of every value of one field."""
+        fields = zip(self.fields, self._phrases, strict=True)
+        return {phrase: column for field, phrases in fields if field != PAIR for phrase, column in phrases.items()}
 
     @cached_property
     def _phrase_of(self) -> dict[int, Words]:

@@ -12,6 +12,7 @@ class Mix:
     Attributes:
         pull: toward the mean score of the product's cluster, for the broadest query.
         narrowing: how much less of it a narrow query has: all of the difference in breadth (1), or none (0).
+        feedback: of the clusters of its first results in a broad query (`Scorer.toward`); a narrow one has less.
         name_share: of the name's embedding in a member's score of words.
         bm25_weight: of BM25 over names in the score of words.
         calibration: of the bank's bias that comes off the score of words.
@@ -21,6 +22,7 @@ class Mix:
 
     pull: float = 0.0
     narrowing: float = 0.0
+    feedback: float = 0.0
     name_share: float = 0.0
     bm25_weight: float = 0.0
     calibration: float = 0.0
@@ -40,3 +42,4 @@ class Mix:
 
 
 NOTHING = Mix()
+WITHOUT_CLUSTERS = {"pull": 0.0, "narrowing": 0.0, "feedback": 0.0}  # for `Searcher.with_mix`

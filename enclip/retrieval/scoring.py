@@ -1,6 +1,7 @@
 """A query's exact scores of some products: everything that makes a score, and no index."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from enclip.retrieval.text import NameIndex, Texts, word_shares
 from enclip.retrieval.wording import Wording
 
 AVOIDANCE = np.float32(2.0)  # of the heads' log-doubt in a score: docs/reports/refining.md
+STRONGEST = 40.0  # nats that a whole feedback gives a product like its clusters: docs/decisions/0013
+FIRST, FIRST_SHARE = 40, 0.04  # results that feed back: at most so many, and of those that may be found
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,15 @@ class Asked:
 
     Attributes:
         query_QD, offset_QE: what is multiplied with embeddings and with offsets.
-        pull_Q, share_Q: toward clusters; of words in a query.
+        pull_Q: of products toward their clusters. feedback_Q: of the clusters of its first results.
+        share_Q: of words in a query.
         texts: per query its words. avoided: words to turn from, "" where the heads know none of them.
     """
 
     query_QD: Floats
     offset_QE: Floats
     pull_Q: Floats
+    feedback_Q: Floats
     share_Q: Floats
     texts: Texts | None
     avoided: Sequence[str]
@@ -45,6 +50,8 @@ class Scorer:
     cluster: `(1 - pull) · own + pull · mean of cluster`, so a product whose picture is poor is helped by those that
     look like it. The mean is over the whole cluster, whatever a search allows; a small or loose cluster pushes none
     of its products down.
+
+    A broad query turns toward the clusters that its first results lie in (`toward`), as far as the mix's feedback says.
 
     Where products' names are searched too, the concatenation holds a second block for each member: the
     text tower's embedding of the name. `(1 - share)·image + share·name` is one inner product again, with
@@ -102,14 +109,19 @@ class Scorer:
     ) -> Asked:
         """Queries as `Searcher.search` describes them, ready to score."""
         share_Q = word_shares(len(query_QDs[0]), texts, text_shares)
-        query_QD, offset_QE = self.wording.query(
-            query_QDs, self.weights, self.mix, share_Q=share_Q, texts=texts, names=self.has_names
+        mix = self.mix
+        query_QD, offset_QE, breadth_Q = self.wording.query(
+            query_QDs, self.weights, mix, share_Q=share_Q, texts=texts, names=self.has_names
         )
+        pull_Q = np.asarray(mix.pull * (1 - mix.narrowing * (1 - breadth_Q)), np.float32)
+        feedback_Q = np.zeros_like(pull_Q)
+        if self.bank is not None:
+            feedback_Q = np.asarray(mix.feedback * STRONGEST / self.bank.sharpness * breadth_Q * share_Q, np.float32)
         avoided = [
             words if self.heads is not None and words and any(self.heads.asked(words)) else ""
             for words in without or [None] * len(share_Q)
         ]
-        return Asked(query_QD, offset_QE, self.wording.pulls(query_QDs, self.mix), share_Q, texts, avoided)
+        return Asked(query_QD, offset_QE, pull_Q, feedback_Q, share_Q, texts, avoided)
 
     def matches(self, asked: Asked, query: int) -> Floats | None:
         """`[N]` BM25 of one query; None where it has no part in the score."""
@@ -117,18 +129,45 @@ class Scorer:
             return None
         return self.names.coverage(asked.texts[query] or "")
 
-    def score(self, asked: Asked, query: int, row_C: NDArray[np.int64], match_N: Floats | None) -> Floats:
+    def score(
+        self,
+        asked: Asked,
+        query: int,
+        row_C: NDArray[np.int64],
+        match_N: Floats | None,
+        toward_D: Floats | None = None,
+    ) -> Floats:
         """`[C]` of some rows for one query.
 
         Args:
-            match_N: as `matches` gives it.
+            match_N: as `matches` gives it. toward_D: as `toward` does.
         """
-        score_C = self._pulled(asked.query_QD[query], asked.offset_QE[query], row_C, float(asked.pull_Q[query]))
+        query_D = asked.query_QD[query] if toward_D is None else asked.query_QD[query] + toward_D
+        score_C = self._pulled(query_D, asked.offset_QE[query], row_C, float(asked.pull_Q[query]))
         if match_N is not None:
             score_C = fusion.blend(score_C, match_N[row_C], self._bm25(asked, query))
         if self.heads is not None and asked.avoided[query]:
             score_C = score_C + AVOIDANCE * self.heads.avoidance(asked.avoided[query], self.shown(row_C))
         return score_C
+
+    def toward(self, asked: Asked, query: int, row_C: NDArray[np.int64], score_C: Floats, *, allowed: int) -> Floats:
+        """`[D]` by which a query turns toward the clusters of its first results, as many as each holds of them.
+
+        Feedback by clusters (Lee et al., SIGIR 2008): what most of the first have in common is what was meant.
+
+        Args:
+            row_C, score_C: candidates, and their scores without it.
+            allowed: the number of products that may be found.
+        """
+        num_first = min(FIRST, math.ceil(FIRST_SHARE * allowed))
+        first = np.lexsort((row_C, -score_C))[:num_first]
+        found, count_C = np.unique(self.clusters.assignment_N[row_C[first]], return_counts=True)
+        mean_D = (count_C / count_C.sum()).astype(np.float32) @ self.cluster_mean_CD[found]
+        image_D = asked.feedback_Q[query] * np.repeat(np.asarray(self.weights, np.float32), self.dims)
+        if not self.has_names:
+            return np.asarray(image_D * mean_D, np.float32)
+        share_1 = self.mix.name_share * asked.share_Q[query : query + 1]
+        return np.asarray(fusion.share_query(image_D[None], share_1)[0] * mean_D, np.float32)
 
     def shown(self, row_C: NDArray[np.int64]) -> Floats:
         """`[C, D + colours]` float32: what heads read of some rows."""

@@ -19,9 +19,9 @@ from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.index import FlatIndex, Index, load_index, with_columns
-from enclip.retrieval.mix import NOTHING, Mix
+from enclip.retrieval.mix import NOTHING, WITHOUT_CLUSTERS, Mix
 from enclip.retrieval.projection import Projection
-from enclip.retrieval.scoring import Scorer
+from enclip.retrieval.scoring import Asked, Scorer
 from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches
 from enclip.retrieval.wording import Wording
 
@@ -167,7 +167,7 @@ class Searcher(Scorer):
             without: per query words; a product whose picture shows the attributes that they name loses by it.
             filters: what the user asked for.
             allowed: `[N]` bool over `products`, and-ed with the filters (`mask_without`, a split).
-            use_clusters: False leaves the pull out; None and True follow the release.
+            use_clusters: False leaves pull and feedback out; None and True follow the release.
 
         Raises:
             QueryError: k below 1, embeddings or a mask of the wrong shape, or not finite.
@@ -177,17 +177,21 @@ class Searcher(Scorer):
         asked = self.asked(query_QDs, texts, text_shares, without)
         check_query(query_QDs, asked.query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
         if use_clusters is False:
-            asked = replace(asked, pull_Q=np.zeros_like(asked.pull_Q))
+            asked = replace(asked, pull_Q=np.zeros_like(asked.pull_Q), feedback_Q=np.zeros_like(asked.feedback_Q))
         mask = both(self._filters.mask(filters), allowed)
         wanted = max(k, self.rescored)
-        # Many of the first fall back behind words to turn from: more of them are looked at.
-        depth = DEEPER * wanted if any(asked.avoided) else wanted
+        found = meant = self._candidates(asked, mask, wanted)
+        if mask is not allowed and asked.feedback_Q.any():
+            meant = self._candidates(asked, allowed, wanted)  # filters say what is shown, not what words mean
         rankings = []
-        for query, row_C in enumerate(self._candidates(asked.query_QD, asked.offset_QE, mask, depth)):
+        for query, row_C in enumerate(found):
             match_N = self.matches(asked, query)
-            if match_N is not None:
-                row_C = np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))
-            score_C = self.score(asked, query, row_C, match_N)
+            row_C = _with_matches(row_C, match_N, wanted, mask)
+            toward_D = None
+            if asked.feedback_Q[query] > 0:
+                first_C = row_C if meant is found else _with_matches(meant[query], match_N, wanted, allowed)
+                toward_D = self._toward(asked, query, first_C, match_N, allowed)
+            score_C = self.score(asked, query, row_C, match_N, toward_D)
             ids, cluster_N = self.products.product_id, self.clusters.assignment_N
             rankings.append(ranking.of_candidates(score_C, row_C, ids, k=k, cluster_N=cluster_N))
         return rankings
@@ -239,7 +243,7 @@ class Searcher(Scorer):
             projection=projection,
             index=FlatIndex.build(with_columns(projection.gallery(embedding_ND), wording.offset_NE)),
             clusters=single,
-            mix=replace(self.mix, pull=0.0),
+            mix=replace(self.mix, **WITHOUT_CLUSTERS),
             rescored=self.rescored,
             names=self.names,
             wording=wording,
@@ -314,13 +318,40 @@ class Searcher(Scorer):
             **{name: parts.settings[name] for name in SETTINGS},
         )
 
-    def _candidates(
-        self, query_QD: Floats, offset_QE: Floats, mask: Mask | None, wanted: int
-    ) -> list[NDArray[np.int64]]:
-        allowed = len(self.products) if mask is None else int(np.count_nonzero(mask))
-        if allowed <= wanted:
+    def turn(self, asked: Asked, allowed: Mask | None) -> Floats | None:
+        """`[D]` that `search` among the products that are allowed turns one query by, whatever its filters; None: by
+        nothing.
+        """
+        if not asked.feedback_Q[0] > 0:
+            return None
+        (row_C,) = self._candidates(asked, allowed, self.rescored)
+        match_N = self.matches(asked, 0)
+        return self._toward(asked, 0, _with_matches(row_C, match_N, self.rescored, allowed), match_N, allowed)
+
+    def _candidates(self, asked: Asked, mask: Mask | None, wanted: int) -> list[NDArray[np.int64]]:
+        # Many of the first fall back behind words to turn from: more of them are looked at.
+        depth = DEEPER * wanted if any(asked.avoided) else wanted
+        if self._num(mask) <= depth:
             # The first pass only chooses whom to score exactly; here it is everybody.
             rows = np.arange(len(self.products)) if mask is None else np.flatnonzero(mask)
-            return [rows] * len(query_QD)
-        query_QP = with_columns(self.projection.query(query_QD), -offset_QE)
-        return self.index.search(query_QP, num_rows=wanted, allowed_N=mask)
+            return [rows] * len(asked.query_QD)
+        query_QP = with_columns(self.projection.query(asked.query_QD), -asked.offset_QE)
+        return self.index.search(query_QP, num_rows=depth, allowed_N=mask)
+
+    def _toward(
+        self, asked: Asked, query: int, row_C: NDArray[np.int64], match_N: Floats | None, allowed: Mask | None
+    ) -> Floats:
+        score_C = self.score(asked, query, row_C, match_N)
+        return self.toward(asked, query, row_C, score_C, allowed=self._num(allowed))
+
+    def _num(self, mask: Mask | None) -> int:
+        return len(self.products) if mask is None else int(np.count_nonzero(mask))
+
+
+def _with_matches(
+    row_C: NDArray[np.int64], match_N: Floats | None, wanted: int, mask: Mask | None
+) -> NDArray[np.int64]:
+    """Candidates, and the best by BM25 where that has a part."""
+    if match_N is None:
+        return row_C
+    return np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))

@@ -87,15 +87,25 @@ class Wording:
         share_Q: Floats,
         texts: Texts | None,
         names: bool,
-    ) -> tuple[Floats, Floats]:
-        """Weighted queries as their words move them, and per query what multiplies the offsets, `[Q, E]`.
+    ) -> tuple[Floats, Floats, Floats]:
+        """Weighted queries as their words move them, per query what multiplies the offsets, `[Q, E]`, and `breadth_Q`,
+        0 to 1: how broad the bank knows each to be; 0 where its words name two attributes or more. Without a bank, or
+        words that heads know, no query is known to be narrow; nor is it asked where the mix does not.
 
         Args:
             share_Q: how much of each query its words are.
             names: whether names lie behind the pictures in what is searched.
         """
-        if self.bank is not None:
-            query_QDs = self.bank.enrich(query_QDs, mix.exemplar_share * share_Q)
+        exemplar_Q, breadth_Q = mix.exemplar_share * share_Q, np.ones(len(share_Q), np.float32)
+        spares = bool(mix.feedback or mix.pull * mix.narrowing)
+        if spares and self.heads is not None and texts is not None:
+            breadth_Q[[self.heads.num_named(text or "") > 1 for text in texts]] = 0
+        if self.bank is not None and (exemplar_Q.any() or (spares and breadth_Q.any())):
+            near = self.bank.near(query_QDs)
+            if spares:
+                breadth_Q *= self.bank.breadth(near)
+            if exemplar_Q.any():
+                query_QDs = self.bank.enrich(query_QDs, exemplar_Q, near)
         query_QD = fusion.weight_query(query_QDs, weights)
         if names:
             query_QD = fusion.share_query(query_QD, mix.name_share * share_Q)
@@ -108,14 +118,7 @@ class Wording:
             image_QD, colour_QC = np.split(strength_Q1 * direction_QD, [sum(self.heads.dims)], axis=1)
             query_QD[:, : image_QD.shape[1]] += image_QD
             parts += [strength_Q1 * asked_QF, -colour_QC]  # an offset is taken off
-        return query_QD, np.concatenate(parts, axis=1).astype(np.float32)
-
-    def pulls(self, query_QDs: Sequence[Floats], mix: Mix) -> Floats:
-        """`[Q]`: the clusters' pull on each query; without a bank no query is known to be narrow."""
-        if self.bank is None or not mix.pull * mix.narrowing:
-            return np.full(len(query_QDs[0]), mix.pull, np.float32)
-        breadth_Q = self.bank.breadth(query_QDs)
-        return np.asarray(mix.pull * (1 - mix.narrowing * (1 - breadth_Q)), np.float32)
+        return query_QD, np.concatenate(parts, axis=1).astype(np.float32), breadth_Q
 
     def member(self, member: int) -> tuple[QueryBank | None, AttributeHeads | None]:
         """Bank and heads of one member alone."""

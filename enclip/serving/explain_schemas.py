@@ -49,3 +49,4 @@ class ExplainAnswer(BaseModel):
     attributes: list[ShownAttribute]
     cluster: int
     pull: float = Field(description="How strongly this query pulls products toward the mean of their clusters.")
+    feedback: float = Field(description="How far this query turned toward the clusters of its first results.")

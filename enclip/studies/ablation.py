@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from enclip.pipeline.gallery import plain, without_bank
 from enclip.records import Split
-from enclip.retrieval.mix import Mix
+from enclip.retrieval.mix import WITHOUT_CLUSTERS, Mix
 from enclip.retrieval.text import NameIndex
 from enclip.studies.findings import Findings
 from enclip.studies.lab import Epoch
@@ -48,8 +48,9 @@ EFFECTS = {
 ABOUT = (
     "Pictures alone and names are two protocols; names stand in a table of their own, against BM25. The last tables "
     "cross some of the rows: all of them by plain cosines of one view of each picture, without bank, attributes and "
-    "BM25, the clusters' pull the same for all queries and in all of them. What is not fine-tuned has no ensemble: an "
-    "ensemble's members are epochs of trainings, and before the first of them there is one model, the base."
+    "BM25, the clusters' pull of products the same for all queries and in all of them, as the paper has it. What is "
+    "not fine-tuned has no ensemble: an ensemble's members are epochs of trainings, and before the first of them there "
+    "is one model, the base."
 )
 
 
@@ -72,15 +73,15 @@ def run(material: Material) -> Findings:
         "not fine-tuned + clusters": _cosines(material, [base], [1.0], pull=pull),
         "fine-tuned + clusters": _cosines(material, best, [1.0], pull=pull),
         "fine-tuned + views": material.searched(plain(single), best),
-        "fine-tuned + views + bank": material.searched(single.with_mix(attribute_weight=0, pull=0), best),
-        "fine-tuned + views + bank + attributes": material.searched(single.with_mix(pull=0), best),
+        "fine-tuned + views + bank": material.searched(single.with_mix(attribute_weight=0, **WITHOUT_CLUSTERS), best),
+        "fine-tuned + views + bank + attributes": material.searched(single.with_mix(**WITHOUT_CLUSTERS), best),
         ENSEMBLE: _cosines(material, members, weights),
         "ensemble + clusters": _cosines(material, members, weights, pull=pull),
         VIEWED: material.searched(plain(release), members),
-        "ensemble + views + attributes": material.searched(without_bank(release).with_mix(pull=0), members),
-        "ensemble + views + bank": material.searched(release.with_mix(attribute_weight=0, pull=0), members),
-        "ensemble + views + bank + attributes": material.searched(release.with_mix(pull=0), members),
-        "ensemble + views + bank + attributes + clusters": material.searched(release.with_mix(pull=pull), members),
+        "ensemble + views + attributes": material.searched(without_bank(release).with_mix(**WITHOUT_CLUSTERS), members),
+        "ensemble + views + bank": material.searched(release.with_mix(attribute_weight=0, **WITHOUT_CLUSTERS), members),
+        "ensemble + views + bank + attributes": material.searched(release.with_mix(**WITHOUT_CLUSTERS), members),
+        "ensemble + views + bank + attributes + clusters": material.searched(release, members),
         BM25: material.ap_of_rankings(names),
         "names: not fine-tuned": _cosines(material, [base], [1.0], names=True),
         "names: not fine-tuned + clusters": _cosines(material, [base], [1.0], pull=pull, names=True),
@@ -89,7 +90,7 @@ def run(material: Material) -> Findings:
         VECTORS: _cosines(material, members, weights, names=True),
         "names: vectors + clusters": _cosines(material, members, weights, pull=pull, names=True),
         "names: vectors + views + bank + attributes": material.searched(
-            hybrid.with_mix(bm25_weight=0, pull=0), members
+            hybrid.with_mix(bm25_weight=0, **WITHOUT_CLUSTERS), members
         ),
         HYBRID: material.searched(hybrid, members),
     }

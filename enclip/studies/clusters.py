@@ -1,5 +1,6 @@
 """(b) Are the clusters good, and what do they do to the ranking?"""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -9,16 +10,18 @@ from numpy.typing import NDArray
 from enclip.pipeline.gallery import plain
 from enclip.pipeline.tune import tune
 from enclip.records import Floats, Split
-from enclip.retrieval.clusters import cluster_grid, purity, silhouette
-from enclip.retrieval.mix import NOTHING, Mix
+from enclip.retrieval.clusters import Clusters, cluster_grid, cluster_means, purity, silhouette
+from enclip.retrieval.mix import NOTHING, WITHOUT_CLUSTERS, Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.material import Material, Values
 from enclip.studies.signals import query_signals, rank_correlation
 
 PULLS = (0.15, 0.3, 0.6)
+FEEDBACKS = (0.25, 0.5)
 SIGNALLED = 0.3  # the pull whose gain is held against what queries show
 PER_CLUSTER = 8  # products, of one more size: of thousands of products a release tries none so fine
+ITSELF = "feedback 0.5 of the first results themselves"
 COSINES = "cosines, "
 COSINES_ALONE = f"{COSINES}without clusters"
 COSINES_CHOSEN = f"{COSINES}clusters as chosen on select"
@@ -26,14 +29,14 @@ ABOUT = (
     "The first table is of the release as it searches. The second is of the same members' cosines alone, as the paper "
     "has them: one view of each picture, no bank's calibration, no exemplars, no attributes, the bank saying only how "
     "broad a query is; its gains are over those cosines without clusters. Of the second, select has chosen by the "
-    "release's own rule: the least that nothing beats by two standard errors."
+    "release's own rule: the default, unless another beats it by two standard errors."
 )
 
 
 def run(material: Material) -> Findings:
-    """Every size of the grid and one more: its quality, and the ranking with it at several pulls, for all or for
-    broad queries, and for broad queries over plain cosines; and the rank correlation of what a pull gains a query
-    with what the query shows.
+    """Every size of the grid and one more: its quality, and the ranking with its feedback and at several pulls, these
+    for all or for broad queries, and for broad queries over plain cosines; and the rank correlation of what a pull
+    gains a query with what the query shows.
     """
     chosen = material.release.searcher
     by_size = {count: _with_clusters(chosen, count) for count in _sizes(len(chosen.products))}
@@ -49,15 +52,23 @@ def _sizes(num_products: int) -> tuple[int, ...]:
 def _over_the_release(material: Material, by_size: Mapping[int, Searcher]) -> tuple[dict[str, Values], dict[str, Fact]]:
     members, _ = material.ensemble
     chosen = material.release.searcher
-    without = material.searched(chosen.with_mix(pull=0, narrowing=0), members)
-    systems = {"without clusters": without, "as chosen on select": material.searched(chosen, members)}
+    chosen_alone = chosen.with_mix(**WITHOUT_CLUSTERS)
+    without = material.searched(chosen_alone, members)
+    systems = {
+        "without clusters": without,
+        "as chosen on select": material.searched(chosen, members),
+        ITSELF: material.searched(_each_itself(chosen_alone).with_mix(feedback=max(FEEDBACKS)), members),
+    }
     facts: dict[str, Fact] = {}
     vector_NP = chosen.vectors()
     for searcher in by_size.values():
         clusters = searcher.clusters
+        for feedback in FEEDBACKS:
+            turned = searcher.with_mix(**WITHOUT_CLUSTERS).with_mix(feedback=feedback)
+            systems[f"{clusters.count} clusters, feedback {feedback:g}"] = material.searched(turned, members)
         for pull in PULLS:
             for narrowing, whom in ((0.0, "all queries"), (1.0, "broad queries")):
-                pulled = searcher.with_mix(pull=pull, narrowing=narrowing)
+                pulled = searcher.with_mix(pull=pull, narrowing=narrowing, feedback=0)
                 systems[f"{clusters.count} clusters, pull {pull:g}, {whom}"] = material.searched(pulled, members)
         gained = systems[f"{clusters.count} clusters, pull {SIGNALLED:g}, all queries"] - without
         signals = query_signals(material, searcher, members)
@@ -77,6 +88,10 @@ def _over_cosines(material: Material, sizes: Sequence[int]) -> tuple[dict[str, V
     cosines = {count: plain(of_one_view(count, Mix())) for count in sizes}
     systems = {COSINES_ALONE: material.searched(next(iter(cosines.values())), members)}
     for searcher in cosines.values():
+        for feedback in FEEDBACKS:
+            turned = searcher.with_mix(feedback=feedback)
+            name = f"{COSINES}{searcher.clusters.count} clusters, feedback {feedback:g}"
+            systems[name] = material.searched(turned, members)
         for pull in PULLS:
             pulled = searcher.with_mix(pull=pull, narrowing=1)
             name = f"{COSINES}{searcher.clusters.count} clusters, pull {pull:g}, broad queries"
@@ -86,6 +101,7 @@ def _over_cosines(material: Material, sizes: Sequence[int]) -> tuple[dict[str, V
             "cluster_counts": tuple(cosines),
             "pulls": (0.0, *PULLS),
             "narrowings": (1.0,),
+            "feedbacks": (0.0, *FEEDBACKS),
             "calibrations": (0.0,),
             "exemplar_shares": (0.0,),
             "attribute_weights": (0.0,),
@@ -113,6 +129,15 @@ def _with_clusters(searcher: Searcher, count: int) -> Searcher:
         heads=searcher.heads,
         colour_NC=searcher.wording.colours,
     )
+
+
+def _each_itself(searcher: Searcher) -> Searcher:
+    """The same with as many clusters as products, so that what feeds back are the first results themselves."""
+    alone = copy.copy(searcher)
+    alone.clusters = Clusters(np.arange(len(searcher.products), dtype=np.int32), searcher.vectors())
+    alone.cluster_mean_CD = cluster_means(searcher.embedding_ND, alone.clusters)
+    alone.gather()
+    return alone
 
 
 def _similarities(vector_NP: Floats, cluster_N: NDArray[np.int32]) -> Fact:

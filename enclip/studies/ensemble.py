@@ -1,6 +1,7 @@
 """(a) Does the release beat one model that was trained as long? The main study."""
 
 from enclip.pipeline.gallery import without_bank
+from enclip.retrieval.mix import WITHOUT_CLUSTERS
 from enclip.studies.findings import Findings
 from enclip.studies.material import Material
 from enclip.studies.size import newest_first
@@ -36,7 +37,7 @@ def run(material: Material) -> Findings:
         ONE_VIEW: material.searched(one_view, members),
         WITHOUT_BANK: material.searched(without_bank(tuned), members),
         WITHOUT_ATTRIBUTES: material.searched(tuned.with_mix(attribute_weight=0), members),
-        "release without clusters": material.searched(tuned.with_mix(pull=0), members),
+        "release without clusters": material.searched(tuned.with_mix(**WITHOUT_CLUSTERS), members),
         ONE_TOWER: material.searched_by_student(tuned, members, weights),
         RELEASE: material.searched(tuned, members),
     }

@@ -31,7 +31,7 @@ def query_signals(material: Material, searcher: Searcher, members: Sequence[Epoc
         _top(searcher.member(row).exact_scores([own_QD], rows, texts=texts))[0] for row, own_QD in enumerate(queries)
     ]
     cluster_QK = searcher.clusters.assignment_N[rows[top_QK]]
-    breadth = np.zeros(len(texts)) if searcher.bank is None else searcher.bank.breadth(queries)
+    breadth = np.zeros(len(texts)) if searcher.bank is None else searcher.bank.breadth(searcher.bank.near(queries))
     return {
         "breadth": np.asarray(breadth, np.float64),
         "margin": (score_QK[:, 0] - score_QK[:, -1]).astype(np.float64),

@@ -47,7 +47,7 @@ function described(found) {
       parts.map(([name, value]) => [label(name), signed(value), bar(value / most)]),
     ),
     shown.length ? paragraph(`Its picture shows: ${shown.join(", ")}.`) : "",
-    paragraph(`Cosines: ${asked.join(", ")}. Cluster ${found.cluster}, pull ${found.pull.toFixed(2)}.`),
+    paragraph(`Cosines: ${asked.join(", ")}. Cluster ${found.cluster}, pull ${found.pull.toFixed(2)}, feedback ${found.feedback.toFixed(2)}.`),
     table(
       found.members.length > 1 ? `${found.members.length} members` : "One member",
       ["version", "weight", "cosine", "its own rank"],

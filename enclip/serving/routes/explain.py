@@ -65,4 +65,5 @@ def _answer(served: Served, product: ProductCard, found: Explanation, cosines: M
         ],
         cluster=found.cluster,
         pull=found.pull,
+        feedback=found.feedback,
     )

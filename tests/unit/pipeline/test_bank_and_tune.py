@@ -96,7 +96,7 @@ def test_a_catalog_of_names_has_a_bank_of_names() -> None:
 
 def test_hubs_are_calibrated_away_where_select_shows_that_it_pays() -> None:
     build, queries, select, allowed = world(hubs=0.5)
-    recipe = ReleaseRecipe(cluster_counts=(6,), pulls=(0.0,), exemplar_shares=(0.0,))
+    recipe = ReleaseRecipe(cluster_counts=(6,), pulls=(0.0,), feedbacks=(0.0,), exemplar_shares=(0.0,))
     tuned = tune(build, queries, select, allowed, recipe, mix=Mix())
     assert tuned.searcher.mix == Mix(calibration=1.0)
     assert "calibration 1" in tuned.why["bank"] and "best of 2" in tuned.why["bank"]
@@ -109,17 +109,44 @@ def test_hubs_are_calibrated_away_where_select_shows_that_it_pays() -> None:
 
 def test_of_equals_the_least_is_taken() -> None:
     build, queries, select, allowed = world(hubs=0.0)
-    recipe = ReleaseRecipe(cluster_counts=(1,), calibrations=(0.0,), exemplar_shares=(0.0,))
+    recipe = ReleaseRecipe(cluster_counts=(1,), feedbacks=(0.0,), calibrations=(0.0,), exemplar_shares=(0.0,))
     tuned = tune(build, queries, select, allowed, recipe, mix=Mix())  # one cluster pulls all alike
     assert tuned.searcher.mix == Mix()
-    assert tuned.why["clusters"].startswith("1 clusters, pull 0, narrowing 0")
+    assert tuned.why["clusters"].startswith("1 clusters, feedback 0: ") and "of 7." in tuned.why["clusters"]
 
 
-def test_clusters_may_stay_off_where_only_broad_queries_are_to_be_pulled() -> None:
+def test_feedback_of_clusters_stands_unless_select_proves_another_better() -> None:
     build, queries, select, allowed = world(hubs=0.0)
-    once = {"cluster_counts": (1,), "calibrations": (0.0,), "exemplar_shares": (0.0,)}
-    tuned = tune(build, queries, select, allowed, ReleaseRecipe(narrowings=(1.0,), **once), mix=Mix())
-    assert tuned.searcher.mix.pull == 0 and "the best of 4." in tuned.why["clusters"]
+    once = {"pulls": (0.0,), "calibrations": (0.0,), "exemplar_shares": (0.0,)}
+    tuned = tune(build, queries, select, allowed, ReleaseRecipe(**once), mix=Mix())
+    assert tuned.searcher.mix == Mix(feedback=0.5)
+    assert tuned.searcher.clusters.count == 44, "2√480 of the grid come first"
+    assert "by default" in tuned.why["clusters"]
+
+    def astray(count: int, mix: Mix) -> Searcher:
+        """Clusters whose means are anything but like their products: to turn toward them harms."""
+        made = build(count, mix)
+        made.cluster_mean_CD[:] = unit(np.random.default_rng(1).normal(size=made.cluster_mean_CD.shape))
+        return made
+
+    tuned = tune(astray, queries, select, allowed, ReleaseRecipe(**once), mix=Mix())
+    assert tuned.searcher.mix == Mix()
+
+
+def test_where_names_are_searched_feedback_is_no_default() -> None:
+    build, queries, select, allowed = world(hubs=0.0)
+    bank = build(4, Mix()).bank
+
+    def named(count: int, mix: Mix) -> Searcher:
+        made = build(count, Mix())
+        block = made.block(0)
+        return Searcher.build(
+            made.products, [block], [1.0], cluster_count=count, mix=mix, name_block_NDs=[block], bank=bank
+        )
+
+    recipe = ReleaseRecipe(cluster_counts=(6,), pulls=(0.0,), calibrations=(0.0,), exemplar_shares=(0.0,))
+    tuned = tune(named, queries, select, allowed, recipe, mix=Mix(name_share=0.5))
+    assert tuned.searcher.mix == Mix(name_share=0.5)
 
 
 def test_clusters_that_gain_less_than_an_error_are_left_out() -> None:

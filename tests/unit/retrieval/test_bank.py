@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from enclip.errors import ReleaseError
-from enclip.records import Floats, Product, Products
+from enclip.records import Filters, Floats, Product, Products
 from enclip.retrieval.bank import BANK, QueryBank
 from enclip.retrieval.clusters import Clusters, firm
 from enclip.retrieval.mix import Mix
@@ -21,7 +21,12 @@ def unit(rows: int, width: int, seed: int) -> Floats:
 
 
 def products(count: int) -> Products:
-    return Products.from_rows([Product(f"p{row:05d}", f"name {row}", f"{row:064x}") for row in range(count)])
+    return Products.from_rows(
+        [
+            Product(f"p{row:05d}", f"name {row}", f"{row:064x}", gender="" if row % 7 else "Women")
+            for row in range(count)
+        ]
+    )
 
 
 def bank(count: int = 50) -> QueryBank:
@@ -159,7 +164,7 @@ def test_calibration_without_a_bank_is_refused() -> None:
 def test_words_move_toward_the_pictures_they_are_meant_by() -> None:
     made = bank()
     own_Q = [block[:5].astype(np.float32) for block in np.split(made.text_JD, [16], axis=1)]
-    moved = made.enrich(own_Q, np.array([0.0, 0.5, 0.5, 0.5, 1.0], np.float32))
+    moved = made.enrich(own_Q, np.array([0.0, 0.5, 0.5, 0.5, 1.0], np.float32), made.near(own_Q))
     for before, after, exemplars in zip(own_Q, moved, np.split(made.exemplar_JD, [16], axis=1), strict=True):
         np.testing.assert_array_equal(after[0], before[0])  # a picture, or no share
         np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-3)
@@ -167,14 +172,14 @@ def test_words_move_toward_the_pictures_they_are_meant_by() -> None:
         was = np.einsum("qd,qd->q", before, exemplars[:5].astype(np.float32))
         assert (toward[1:] > was[1:]).all()
     sharp = replace(made, sharpness=1_000.0)
-    whole = sharp.enrich(own_Q, np.ones(5, np.float32))
+    whole = sharp.enrich(own_Q, np.ones(5, np.float32), sharp.near(own_Q))
     np.testing.assert_allclose(whole[0], made.exemplar_JD[:5, :16].astype(np.float32), atol=2e-2)
 
 
 def test_captions_beyond_the_nearest_ones_hardly_move_a_query() -> None:
     made = replace(bank(400), sharpness=30.0)
     queries = [unit(20, dim, seed) for seed, dim in enumerate(DIMS, 300)]
-    moved = made.enrich(queries, np.full(20, 0.4, np.float32))
+    moved = made.enrich(queries, np.full(20, 0.4, np.float32), made.near(queries))
     # All captions, by hand.
     score_QJ = sum(
         weight * query @ text.T.astype(np.float32)
@@ -200,7 +205,7 @@ def test_a_bank_makes_no_index_wider() -> None:
 def test_a_text_true_of_many_products_is_broad() -> None:
     sharp = replace(bank(), sharpness=1_000.0)
     blocks = [block.astype(np.float32) for block in np.split(sharp.text_JD, [16], axis=1)]
-    breadth_J = sharp.breadth(blocks)
+    breadth_J = sharp.breadth(sharp.near(blocks))
     np.testing.assert_allclose(breadth_J, np.log1p(np.arange(1, 51)) / np.log1p(50), atol=1e-2)
 
 
@@ -209,11 +214,54 @@ def test_the_pull_spares_narrow_queries() -> None:
     assert built.bank is not None
     queries = [unit(6, dim, 21) for dim in DIMS]
     texts = ["w"] * 6
-    breadth_Q = built.bank.breadth(queries)
+    breadth_Q = built.bank.breadth(built.bank.near(queries))
     for query, ranking in enumerate(built.search(queries, k=200, texts=texts)):
         alike = built.with_mix(narrowing=0.0, pull=0.5 * float(breadth_Q[query]))
         expected = alike.search([block[query : query + 1] for block in queries], k=200, texts=["w"])[0]
         assert [hit.score for hit in ranking.hits] == pytest.approx([hit.score for hit in expected.hits], abs=1e-4)
+
+
+def test_a_broad_query_turns_toward_the_clusters_of_its_first_results() -> None:
+    built = searcher(500, rescored=500, feedback=0.5)
+    assert built.bank is not None
+    queries = [unit(3, dim, 21) for dim in DIMS]
+    texts = ["w"] * 3
+    clusters, breadth_Q = built.clusters.assignment_N, built.bank.breadth(built.bank.near(queries))
+    weight_D = np.repeat(np.float32(WEIGHTS), DIMS)
+    embedding_ND = built.embedding_ND.astype(np.float32)
+    for query, ranking in enumerate(built.search(queries, k=500, texts=texts)):
+        own_N = built.exact_scores([block[query : query + 1] for block in queries], texts=["w"])[0]
+        first = clusters[np.argsort(-own_N)[:20]]  # one in 25
+        mean_D = np.mean([embedding_ND[clusters == cluster].mean(axis=0) for cluster in first], axis=0)
+        strength = 0.5 * 40 / built.bank.sharpness * breadth_Q[query]
+        expected_N = own_N + strength * embedding_ND @ (weight_D * mean_D)
+        by_id = {hit.product_id: hit.score for hit in ranking.hits}
+        np.testing.assert_allclose([by_id[f"p{row:05d}"] for row in range(500)], expected_N, atol=1e-4)
+    without = built.search(queries, k=9, texts=texts, use_clusters=False)
+    assert without == built.with_mix(feedback=0).search(queries, k=9, texts=texts)
+    assert without != built.search(queries, k=9, texts=texts)
+
+
+def test_what_is_filtered_out_still_says_what_words_mean() -> None:
+    built = searcher(500, rescored=500, feedback=0.5)
+    queries = [unit(2, dim, 22) for dim in DIMS]
+    everyone = built.search(queries, k=500, texts=["w"] * 2)
+    some = Filters(gender=("Women",))
+    for whole, few in zip(everyone, built.search(queries, k=500, texts=["w"] * 2, filters=some), strict=True):
+        score_of = {hit.product_id: hit.score for hit in whole.hits}
+        assert len(few.hits) == 72 and all(hit.score == score_of[hit.product_id] for hit in few.hits)
+
+
+def test_a_picture_and_a_member_alone_do_not_turn() -> None:
+    built = searcher(300, feedback=0.5)
+    queries = [unit(3, dim, 23) for dim in DIMS]
+    assert built.search(queries, k=9) == built.with_mix(feedback=0).search(queries, k=9)
+    assert built.member(0).mix.feedback == 0
+
+
+def test_feedback_needs_a_bank() -> None:
+    with pytest.raises(ReleaseError, match="no bank of queries"):
+        Searcher.build(products(50), [unit(50, 16, 0)], [1.0], cluster_count=3, mix=Mix(feedback=0.5))
 
 
 def test_a_small_or_loose_cluster_pushes_none_of_its_products_down() -> None:

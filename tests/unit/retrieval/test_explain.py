@@ -17,6 +17,7 @@ from tests.unit.retrieval.test_heads import DIMS, WEIGHTS, blocks, catalog, head
 ALL = Mix(
     pull=0.4,
     narrowing=0.5,
+    feedback=0.6,
     name_share=0.3,
     bm25_weight=0.2,
     calibration=0.8,
@@ -59,7 +60,7 @@ def query() -> list[Floats]:
 
 
 @pytest.mark.parametrize("without", ["", "blue"])
-@pytest.mark.parametrize("text, share", [("red shirts", 1.0), ("red shirts", 0.4), ("", 0.0)])
+@pytest.mark.parametrize("text, share", [("shirts", 1.0), ("red shirts", 1.0), ("shirts", 0.4), ("", 0.0)])
 def test_the_parts_add_up_to_the_score_of_the_search(
     searcher: Searcher, query: list[Floats], text: str, share: float, without: str
 ) -> None:
@@ -74,6 +75,13 @@ def test_a_picture_is_explained_without_what_words_do(searcher: Searcher, query:
     parts = explain(searcher, query, "p00007", text_share=0.0).parts
     assert all(abs(parts[name]) < 1e-6 for name in ("names", "exemplars", "attributes", "likely queries", "BM25"))
     assert explain(searcher, query, "p00007", text_share=0.0).attributes == ()
+
+
+def test_a_broad_query_is_said_to_have_turned(searcher: Searcher, query: list[Floats]) -> None:
+    broad, narrow = (explain(searcher, query, "p00007", text=text) for text in ("shirts", "red shirts"))
+    assert broad.feedback > 0 and narrow.feedback == 0
+    still = explain(searcher.with_mix(feedback=0), query, "p00007", text="shirts")
+    assert broad.parts["clusters"] != pytest.approx(still.parts["clusters"], abs=1e-3)
 
 
 def test_members_say_what_each_thinks_of_it(searcher: Searcher, query: list[Floats]) -> None:

@@ -1,5 +1,6 @@
 """Attribute heads: what words name, log-probabilities by hand, and the search against its slow oracle."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,22 @@ def log_probability(made: AttributeHeads, block_NDs: list[Floats], field: int, v
     ],
 )
 def test_what_a_text_names(text: str, named: list[list[int]]) -> None:
-    assert heads(catalog(60)).asked(text) == named
+    made = heads(catalog(60))
+    assert made.asked(text) == named
+    assert made.num_named(text) == sum(map(len, named))
+
+
+def test_words_that_several_fields_know_name_one_attribute() -> None:
+    made = heads(catalog(60))
+    made = replace(made, values=(("Blue", "Navy Bags", "Red"), ("Bags", "Shirts")))
+    assert made.num_named("navy bag") == 1 and made.num_named("navy bags, red") == 2
+
+
+def test_a_query_that_names_two_attributes_is_narrow() -> None:
+    built = searcher(catalog(60), pull=0.4, narrowing=0.5)
+    queries = [np.zeros((4, dim), np.float32) for dim in DIMS]
+    texts = ["red shirts", "shirts", "something else", None]
+    np.testing.assert_allclose(built.asked(queries, texts).pull_Q, [0.2, 0.4, 0.4, 0.4])
 
 
 def test_heads_tell_attributes_of_products_that_they_have_not_seen() -> None:
@@ -248,6 +264,7 @@ def test_a_score_reads_pairs_where_both_are_named(text: str, scored: list[list[i
     assert made.values == (("Men", "Women"), ("Shirts", "Shoes"), pairs)
     assert made.scored(text) == scored
     assert not made.asked(text)[2], "what is said of a result is said by field"
+    assert made.num_named(text) == sum(map(len, made.asked(text))), "a pair is two attributes"
 
 
 def test_a_pair_that_is_not_known_is_its_parts() -> None:

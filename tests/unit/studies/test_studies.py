@@ -269,16 +269,18 @@ def test_clusters_are_tried_over_cosines_alone_as_well(
     found = [name for name in done.document["systems"] if name.startswith(clusters.COSINES)]
     sizes = list(dict.fromkeys(name.split()[1] for name in found if "pull" in name))
     assert "50" in sizes and len(sizes) >= 4, "400 products: 50 clusters of eight beside the grid"
-    pulled = [f"cosines, {size} clusters, pull {pull:g}, broad queries" for size in sizes for pull in clusters.PULLS]
-    assert found == [clusters.COSINES_ALONE, *pulled, clusters.COSINES_CHOSEN]
+    turned = [f"feedback {feedback:g}" for feedback in clusters.FEEDBACKS]
+    pulled = [f"pull {pull:g}, broad queries" for pull in clusters.PULLS]
+    tried = [f"cosines, {size} clusters, {way}" for size in sizes for way in (*turned, *pulled)]
+    assert found == [clusters.COSINES_ALONE, *tried, clusters.COSINES_CHOSEN]
     by_id = np.array([query.query_id for query in material.world.gate.queries]).argsort()
     rows = done.per_query.set_index("query_id").sort_index()
     ensemble = material.ap(material.weighted(*material.ensemble))[by_id]
     np.testing.assert_allclose(rows[clusters.COSINES_ALONE].mean(), ensemble.mean(), atol=0.02)
     why = done.document["facts"]["0"][clusters.COSINES_CHOSEN]["clusters"]
-    assert f"the best of {len(sizes) * (len(clusters.PULLS) + 1)}." in why
-    chosen = why.split(", narrowing")[0]
-    same = clusters.COSINES_ALONE if chosen.endswith("pull 0") else f"cosines, {chosen}, broad queries"
+    assert f"the best of {len(sizes) * (1 + len(turned) + len(pulled))}." in why
+    chosen = why.split(":")[0].replace("narrowing 1", "broad queries")
+    same = clusters.COSINES_ALONE if chosen.endswith("feedback 0") else f"cosines, {chosen}"
     np.testing.assert_array_equal(rows[clusters.COSINES_CHOSEN], rows[same])
     assert " |  |  |" in next(line for line in _lines(done) if line.startswith(f"| {clusters.COSINES_ALONE} |"))
 
