@@ -1,6 +1,7 @@
 """Build a release: project, cluster, index, and register it as a version of `enclip`."""
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -212,7 +213,7 @@ def _chosen(
             name_block_NDs=names,
             names=words,
             bank=bank,
-            heads=heads,
+            heads=heads.judged if heads else None,
             colour_NC=colour_NC,
         )
 
@@ -230,4 +231,4 @@ def _chosen(
         most=recipe.student_loss,
         needed=choice.needs_student,
     )
-    return tuned, student
+    return (replace(tuned, searcher=tuned.searcher.with_heads(heads.final)) if heads else tuned), student

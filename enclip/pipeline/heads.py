@@ -1,6 +1,7 @@
-"""Attribute heads of an ensemble, from the train split's pictures and what its rows say of them."""
+"""Attribute heads of an ensemble, from the pictures of train and *select* and what their rows say of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from enclip.records import Products, Split
 from enclip.retrieval.heads import PAIR, AttributeHeads, LinearHeads, fit_heads, known_values
 
 MOST_ROWS = 30_000  # products of a split: of more a sample is used
+UNSEEN = 2  # pictures of the train split that one of *select* counts as: docs/decisions/0008
 
 Values = dict[str, tuple[str, ...]]
 
@@ -18,6 +20,19 @@ Values = dict[str, tuple[str, ...]]
 def train_values(products: Products) -> Values:
     """Field → the values that heads of this catalog tell apart: those of the train split's captions."""
     return known_values(products, np.flatnonzero(products.split == Split.TRAIN), (*CAPTION_FIELDS, PAIR))
+
+
+@dataclass(frozen=True)
+class FittedHeads:
+    """An ensemble's heads, by whose pictures they were fitted.
+
+    Attributes:
+        judged: by the train split's, so that *select* may judge what they weigh in a score.
+        final: by *select*'s too, for a release.
+    """
+
+    judged: AttributeHeads
+    final: AttributeHeads
 
 
 def ensemble_heads(
@@ -29,11 +44,11 @@ def ensemble_heads(
     *,
     colour_NC: NDArray[np.floating] | None = None,
     penalties: Mapping[str, float] | None = None,
-) -> AttributeHeads | None:
+) -> FittedHeads | None:
     """The heads of an ensemble; None for a catalog without attributes to tell apart.
 
-    They are fitted on the train split; *select* chooses how strongly each field's are held back, by the log-loss
-    of its pictures.
+    *Select* chooses how strongly each field's are held back, by the log-loss of its pictures. Members know the train
+    split's pictures better than any they will see: of the final heads each of *select*'s counts as UNSEEN of them.
 
     Args:
         block_NDs: per member its embeddings of all products. weights: of the members. sharpnesses: of their trainings.
@@ -49,28 +64,39 @@ def ensemble_heads(
     *seen, colours = (
         np.asarray(np.concatenate([block[train], block[select]]), np.float32) for block in (*block_NDs, colour_NC)
     )
-    rows, held = np.arange(len(train)), np.arange(len(train), len(known))
     root_M = np.sqrt(np.asarray(weights, np.float32) / np.sum(weights))
     widths = [block.shape[1] for block in (*seen, colours)]
     root_D1 = np.repeat(np.append(root_M, np.float32(1)), widths)[:, None]
     sharpness = softened(sharpnesses, weights)
     scaled_ND = np.concatenate([*seen, colours], axis=1) * root_D1.T
-    found, penalties = fit_heads(known, rows, scaled_ND, values, sharpness=sharpness, held=held, penalties=penalties)
-    joint = LinearHeads(found.weight_DV * root_D1, found.intercept_V)
-    own = [joint]
-    if len(seen) > 1:
-        own = [
-            fit_heads(
-                known,
-                rows,
-                np.concatenate([block, colours], axis=1),
-                values,
-                sharpness=softened([mine], [1.0]),
-                penalties=penalties,
-            )[0]
-            for block, mine in zip(seen, sharpnesses, strict=True)
-        ]
-    return AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), sharpness, colours.shape[1])
+
+    def fitted(
+        rows: NDArray[np.int64], penalties: Mapping[str, float] | None
+    ) -> tuple[AttributeHeads, Mapping[str, float]]:
+        found, penalties = fit_heads(
+            known, rows, scaled_ND, values, sharpness=sharpness, held=held, penalties=penalties
+        )
+        joint = LinearHeads(found.weight_DV * root_D1, found.intercept_V)
+        own = [joint]
+        if len(seen) > 1:
+            own = [
+                fit_heads(
+                    known,
+                    rows,
+                    np.concatenate([block, colours], axis=1),
+                    values,
+                    sharpness=softened([mine], [1.0]),
+                    penalties=penalties,
+                )[0]
+                for block, mine in zip(seen, sharpnesses, strict=True)
+            ]
+        heads = AttributeHeads(tuple(values), tuple(values.values()), joint, tuple(own), sharpness, colours.shape[1])
+        return heads, penalties
+
+    rows, held = np.arange(len(train)), np.arange(len(train), len(known))
+    judged, penalties = fitted(rows, penalties)
+    final, _ = fitted(np.concatenate([rows, *[held] * UNSEEN]), penalties)
+    return FittedHeads(judged, final)
 
 
 def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:

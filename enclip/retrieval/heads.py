@@ -312,7 +312,7 @@ def fit_heads(
     """Heads by scikit-learn's logistic regression, and per field the inverse penalty that they were fitted with.
 
     Args:
-        rows: of the train split. held: of another, whose log-loss chooses each field's penalty.
+        rows: to fit on; one that stands twice counts twice. held: others, whose log-loss chooses each field's penalty.
         image_ND: embeddings of the products, of one member or of several.
         values: as `known_values` found them.
         sharpness: what multiplies embeddings: a penalty then means the same for every member.

@@ -266,6 +266,17 @@ class Searcher(Scorer):
             changed.index = FlatIndex.build(with_columns(self.vectors(), changed.wording.offset_NE))
         return changed
 
+    def with_heads(self, heads: AttributeHeads) -> "Searcher":
+        """The same searcher with other heads of the same fields and colours."""
+        changed = copy.copy(self)
+        changed.wording = Wording.over(
+            self.embedding_ND, self.mix, bank=self.bank, heads=heads, colour_NC=self.wording.colours
+        )
+        changed.index = FlatIndex.build(with_columns(self.vectors(), changed.wording.offset_NE))
+        check_parts(changed)
+        changed.gather()
+        return changed
+
     def vectors(self) -> Floats:
         """`[N, P]` float32: the products in the projection, where their clusters lie; a copy."""
         return self.index.vectors()[:, : self.projection.width]

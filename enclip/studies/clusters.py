@@ -27,9 +27,9 @@ COSINES_ALONE = f"{COSINES}without clusters"
 COSINES_CHOSEN = f"{COSINES}clusters as chosen on select"
 ABOUT = (
     "The first table is of the release as it searches. The second is of the same members' cosines alone, as the paper "
-    "has them: one view of each picture, no bank's calibration, no exemplars, no attributes, the bank saying only how "
-    "broad a query is; its gains are over those cosines without clusters. Of the second, select has chosen by the "
-    "release's own rule: the default, unless another beats it by two standard errors."
+    "has them: one view of each picture, no bank's calibration, no exemplars, no attributes; bank and heads say how "
+    "broad a query is, and nothing else. Its gains are over those cosines without clusters. Of the second, select has "
+    "chosen by the release's own rule: the default, unless another beats it by two standard errors."
 )
 
 
@@ -84,7 +84,7 @@ def _over_the_release(material: Material, by_size: Mapping[int, Searcher]) -> tu
 def _over_cosines(material: Material, sizes: Sequence[int]) -> tuple[dict[str, Values], str]:
     """The ensemble's cosines with pulls of broad queries, and what *select* chooses among those, with the reason."""
     members, weights = material.ensemble
-    of_one_view = material.builder(members, weights, views=1)
+    of_one_view = material.builder(members, weights, views=1, heads=material.release.searcher.heads)
     cosines = {count: plain(of_one_view(count, Mix())) for count in sizes}
     systems = {COSINES_ALONE: material.searched(next(iter(cosines.values())), members)}
     for searcher in cosines.values():

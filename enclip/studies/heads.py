@@ -16,10 +16,12 @@ WITHOUT = "release without attributes"
 SUMMED, SUMMED_CHOSEN = "each member's own, summed", "each member's own, summed, penalties chosen"
 JOINT, JOINT_CHOSEN = "of all members side by side", "of all members side by side, penalties chosen"
 PAIRED_TOO = "side by side, penalties chosen, gender and type together"
-RELEASE = "the same, and the pictures' colours"
+COLOURED = "the same, and the pictures' colours"
+RELEASE = "the same, fitted on select's pictures too"
 ABOUT = (
     "Heads are logistic regressions of attributes on the pictures of the train split; penalties are chosen by the "
-    f"log-loss of *select*'s pictures, else {INVERSE_PENALTIES[0]} is the inverse one of all. The last tables have the "
+    f"log-loss of *select*'s pictures, else {INVERSE_PENALTIES[0]} is the inverse one of all. Those that are fitted on "
+    "*select* too have the weight that *select* chose for those that are not. The last tables have the "
     "mean log-loss of *gate*'s pictures, in nats: what heads make of a picture's own value, less is better. "
     "“Gender and type” is that of both at once."
 )
@@ -35,6 +37,12 @@ def run(material: Material) -> Findings:
         searcher = material.tuned(members, weights, heads=heads).searcher
         systems[name] = material.searched(searcher, members)
         facts[name] = {"weight in the score": searcher.mix.attribute_weight, **log_losses(material, heads, members)}
+    if release.heads is not None:
+        systems[RELEASE] = material.searched(release, members)
+        facts[RELEASE] = {
+            "weight in the score": release.mix.attribute_weight,
+            **log_losses(material, release.heads, members),
+        }
     return Findings(systems, facts)
 
 
@@ -44,7 +52,7 @@ def _ways(material: Material, members: Sequence[Epoch], weights: Sequence[float]
     whole = material.lab.heads(members, weights, views=views)
     if whole is None:
         return {}
-    strongest = dict.fromkeys(whole.fields, INVERSE_PENALTIES[0])
+    strongest = dict.fromkeys(whole.judged.fields, INVERSE_PENALTIES[0])
     every = material.world.values
     single = {field: known for field, known in every.items() if field != PAIR}
     blocks = [material.lab.pictures(member, views=count) for member, count in zip(members, views, strict=True)]
@@ -55,12 +63,12 @@ def _ways(material: Material, members: Sequence[Epoch], weights: Sequence[float]
     )
     assert held_back is not None and chosen is not None and paired is not None
     return {
-        SUMMED: replace(held_back, joint=summed(held_back.own, weights)),
-        SUMMED_CHOSEN: replace(chosen, joint=summed(chosen.own, weights)),
-        JOINT: held_back,
-        JOINT_CHOSEN: chosen,
-        PAIRED_TOO: paired,
-        RELEASE: whole,
+        SUMMED: replace(held_back.judged, joint=summed(held_back.judged.own, weights)),
+        SUMMED_CHOSEN: replace(chosen.judged, joint=summed(chosen.judged.own, weights)),
+        JOINT: held_back.judged,
+        JOINT_CHOSEN: chosen.judged,
+        PAIRED_TOO: paired.judged,
+        COLOURED: whole.judged,
     }
 
 

@@ -29,7 +29,7 @@ from enclip.models.student import CARD, TextStudent, distil
 from enclip.models.views import views_of
 from enclip.pipeline.bank import BankTexts, bank_texts
 from enclip.pipeline.distil import student_texts
-from enclip.pipeline.heads import Values, ensemble_heads, train_values
+from enclip.pipeline.heads import UNSEEN, FittedHeads, Values, ensemble_heads, train_values
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.shards import array_bytes
 from enclip.pipeline.soups import STATISTICS_FROM
@@ -254,23 +254,23 @@ class Lab:
         parts = [rows[start : start + CHANGED_AT_ONCE] for start in range(0, len(rows), CHANGED_AT_ONCE)]
         return np.concatenate([colours_of(change(pixels[part])) for part in parts])
 
-    def heads(
-        self, members: Sequence[Epoch], weights: Sequence[float], *, views: Sequence[int]
-    ) -> AttributeHeads | None:
+    def heads(self, members: Sequence[Epoch], weights: Sequence[float], *, views: Sequence[int]) -> FittedHeads | None:
         """The attribute heads of an ensemble on its fold's splits, by so many views of each member's pictures."""
         world = self.fold(members[0].training.fold)
-        known = [list(views), list(world.values), NUM_COLOURS]
-        path = self._root / f"heads-{self._digest(members, weights, *known)}.npz"
-        if path.is_file():
-            return AttributeHeads.load(path)[0]
+        known = [list(views), list(world.values), NUM_COLOURS, UNSEEN]
+        digest = self._digest(members, weights, *known)
+        paths = [self._root / f"heads-{digest}{name}.npz" for name in ("-judged", "")]
+        if paths[1].is_file():
+            return FittedHeads(*(AttributeHeads.load(path)[0] for path in paths))
         blocks = [self.pictures(member, views=count) for member, count in zip(members, views, strict=True)]
         sharpnesses = [self.embed(member).sharpness for member in members]
         colour_NC = self.colours(members[0])
         made = ensemble_heads(world.products, blocks, weights, sharpnesses, world.values, colour_NC=colour_NC)
         if made is not None:
-            buffer = io.BytesIO()
-            made.save(buffer, np.zeros((0, len(made.fields)), np.float32))
-            write_whole(path, buffer.getvalue())
+            for path, heads in zip(paths, (made.judged, made.final), strict=True):
+                buffer = io.BytesIO()
+                heads.save(buffer, np.zeros((0, len(heads.fields)), np.float32))
+                write_whole(path, buffer.getvalue())
         return made
 
     def student(self, members: Sequence[Epoch], weights: Sequence[float], *, own: int) -> TextStudent:

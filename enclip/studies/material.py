@@ -1,6 +1,7 @@
 """One fold of a setting: its trained epochs as scores, ensembles and releases, all measured on *gate*."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TypedDict, Unpack
 
@@ -30,12 +31,12 @@ class How(TypedDict, total=False):
     Attributes:
         names: a hybrid, with most of the score of vectors from names.
         views: of each picture; 0: as many as the recipe says.
-        heads: in the place of those that it would have.
+        heads: in the place of those that it would have; a searcher that is not tuned has none unless told.
     """
 
     names: bool
     views: int
-    heads: AttributeHeads
+    heads: AttributeHeads | None
 
 
 class Material:
@@ -127,10 +128,15 @@ class Material:
 
     def tuned(self, members: Sequence[Epoch], weights: Sequence[float], **how: Unpack[How]) -> Tuned:
         """A release of these members, as `pipeline.cluster` chooses one."""
+        fitted = None
+        if how.get("heads") is None:
+            fitted = self.lab.heads(members, weights, views=self._seen(members, how))
+            how = {**how, "heads": fitted.judged if fitted else None}
         build = self.builder(members, weights, **how)
         select = [self.world.of(Split.SELECT, self.embedded(member))[0] for member in members]
         mix = Mix(name_share=NAME_SHARE if how.get("names") else 0.0)
-        return tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
+        tuned = tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
+        return replace(tuned, searcher=tuned.searcher.with_heads(fitted.final)) if fitted else tuned
 
     def views(self, member: Epoch) -> int:
         """Views of each picture that a release with this member has."""
@@ -140,15 +146,14 @@ class Material:
         self, members: Sequence[Epoch], weights: Sequence[float], **how: Unpack[How]
     ) -> Callable[[int, Mix], Searcher]:
         """What builds these members' searcher of so many clusters with a mix, bank and heads at hand."""
-        names, views = how.get("names", False), how.get("views", 0)
+        names, seen = how.get("names", False), self._seen(members, how)
         parts = [self.embedded(member) for member in members]
-        seen = [views or self.views(member) for member in members]
         products = self.world.products
         sharpnesses = [part.sharpness for part in parts]
         asked = [part.bank_JD for part in parts]
         pictures = [self.lab.pictures(member, views=count) for member, count in zip(members, seen, strict=True)]
         bank = query_bank(self.world.bank, asked, pictures, weights, sharpnesses)
-        heads = how.get("heads") or self.lab.heads(members, weights, views=seen)
+        heads = how.get("heads")
         colour_NC = self.lab.colours(members[0])
 
         def build(count: int, mix: Mix) -> Searcher:
@@ -167,6 +172,9 @@ class Material:
             )
 
         return build
+
+    def _seen(self, members: Sequence[Epoch], how: How) -> list[int]:
+        return [how.get("views", 0) or self.views(member) for member in members]
 
     def searched(self, searcher: Searcher, members: Sequence[Epoch]) -> Values:
         """AP@10 of each gate query by a release's own search."""

@@ -12,6 +12,7 @@ from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
 from enclip.records import Floats, Product, Products, Split
 from enclip.retrieval.bank import QueryBank
+from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
@@ -170,7 +171,9 @@ def test_heads_are_weighed_where_select_shows_that_they_pay() -> None:
     build, queries, select, allowed = world(hubs=0.0)
     searcher = build(6, Mix())
     products, block = searcher.products, searcher.block(0)
-    heads = ensemble_heads(products, [block], [1.0], [12.0], train_values(products))
+    fitted = ensemble_heads(products, [block], [1.0], [12.0], train_values(products))
+    assert fitted is not None
+    heads = fitted.judged
 
     def with_heads(count: int, mix: Mix) -> Searcher:
         blocks = [searcher.block(0)]
@@ -180,6 +183,36 @@ def test_heads_are_weighed_where_select_shows_that_they_pay() -> None:
     tuned = tune(with_heads, queries, select, allowed, recipe, mix=Mix())
     assert tuned.searcher.mix.attribute_weight > 0
     assert tuned.why["attributes"].startswith(f"weight {tuned.searcher.mix.attribute_weight:g}: ")
+
+
+def test_a_releases_heads_learn_from_selects_pictures_once_it_has_judged() -> None:
+    """Members have seen the train split's pictures, and tell them apart better than any others."""
+    products = catalog(1_200)
+    colour_N = np.array([COLOURS.index(colour) for colour in products.base_colour])
+    is_train = np.asarray(products.split == Split.TRAIN)
+    chance = np.random.default_rng(3)
+    remembered, shown = (np.eye(4)[colour_N] for _ in range(2))
+    remembered = np.where(is_train[:, None], remembered, chance.normal(size=(1_200, 4)))
+    block = unit(np.hstack([2 * remembered, shown + 0.6 * chance.normal(size=(1_200, 4))]))
+    fitted = ensemble_heads(products, [block], [1.0], [8.0], {"base_colour": COLOURS})
+    assert fitted is not None
+    gate = products.split == Split.GATE
+
+    def loss(heads: AttributeHeads) -> float:
+        order = [heads.values[0].index(colour) for colour in products.base_colour[gate]]
+        return float(-np.mean(heads.log_probabilities(block[gate])[np.arange(gate.sum()), order]))
+
+    assert loss(fitted.final) < 0.8 * loss(fitted.judged)
+    bank = QueryBank.of([block[:9]], [block[:9]], np.arange(1, 10), weights=[1.0], sharpness=8.0)
+    mix = Mix(attribute_weight=1.0, calibration=1.0)
+    first, wanted = (
+        Searcher.build(products, [block], [1.0], cluster_count=4, mix=mix, bank=bank, heads=heads)
+        for heads in (fitted.judged, fitted.final)
+    )
+    asked = {"k": 9, "texts": ["red", "blue"]}
+    queries = [unit(chance.normal(size=(2, 8)))]
+    changed = first.with_heads(fitted.final)
+    assert changed.search(queries, **asked) == wanted.search(queries, **asked) != first.search(queries, **asked)
 
 
 @pytest.mark.parametrize("part", ["attribute_weights", "calibrations", "exemplar_shares", "narrowings"])

@@ -61,7 +61,8 @@ def colours(products: Products) -> Floats:
 
 def built(products: Products, blocks: list[Floats], colour_NC: Floats | None, *, rescored: int = 100) -> Searcher:
     values = {"base_colour": COLOURS, "article_type": TYPES}
-    heads = ensemble_heads(products, blocks, WEIGHTS, [8.0, 8.0], values, colour_NC=colour_NC)
+    fitted = ensemble_heads(products, blocks, WEIGHTS, [8.0, 8.0], values, colour_NC=colour_NC)
+    heads = fitted.judged if fitted else None
     mix = Mix(attribute_weight=1.0)
     return Searcher.build(
         products, blocks, WEIGHTS, cluster_count=4, mix=mix, rescored=rescored, heads=heads, colour_NC=colour_NC

@@ -337,7 +337,8 @@ def test_heads_are_fitted_in_each_way_and_the_last_is_the_releases(
     done, material = ran("heads"), Material(Lab(platform), setting, 0)
     expected = material.searched(material.release.searcher, material.ensemble[0])
     np.testing.assert_allclose(done.per_query[heads.RELEASE], expected, atol=1e-6)
-    ways = [heads.SUMMED, heads.SUMMED_CHOSEN, heads.JOINT, heads.JOINT_CHOSEN, heads.PAIRED_TOO, heads.RELEASE]
+    ways = [heads.SUMMED, heads.SUMMED_CHOSEN, heads.JOINT, heads.JOINT_CHOSEN, heads.PAIRED_TOO, heads.COLOURED]
+    ways.append(heads.RELEASE)
     facts = done.document["facts"]["0"]
     assert list(facts) == ways and list(done.document["systems"]) == [heads.WITHOUT, *ways]
     made = material.release.searcher.heads
