@@ -156,7 +156,7 @@ def cautions(num_products: int, *, num_seen: int, whole: bool) -> Iterable[str]:
     """In plain words, why the figures may not be placed beside the published ones.
 
     Args:
-        num_seen: products of the gallery that the release was trained on.
+        num_seen: products of the gallery that the release has learnt from.
         whole: the gallery is a catalog given by path, not a gate split.
     """
     if abs(num_products - NUM_PUBLISHED) > RESEMBLING * NUM_PUBLISHED:
@@ -168,6 +168,6 @@ def cautions(num_products: int, *, num_seen: int, whole: bool) -> Iterable[str]:
         )
     if num_seen:
         yield (
-            f"The release was trained on {num_seen:,} of these products, by picture or by product line; "
+            f"The release has learnt from {num_seen:,} of these products, by picture or by product line; "
             "the published models had seen none of them."
         )

@@ -34,7 +34,7 @@ QueryMaker = Callable[[Products], tuple[Query, ...]]
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is searched: a searcher, which of its products, and which of them training has seen."""
+    """What is searched: a searcher, which of its products, and which of them the release has learnt from."""
 
     label: str
     searcher: Searcher
@@ -45,7 +45,7 @@ class Gallery:
 
     @property
     def seen(self) -> NDArray[np.bool_]:
-        """`[N]` bool: training has seen the picture or the group."""
+        """`[N]` bool: the release has learnt from the picture or the group, in training or by its heads."""
         return self.same_picture | self.same_group
 
 
@@ -173,7 +173,7 @@ def _alone(opened: OpenRelease, gallery: Gallery, queries: Sequence[Query]) -> d
 
 def _gate(platform: Platform, opened: OpenRelease) -> Gallery:
     products = opened.products
-    trained = _trained_on(platform, opened)
+    trained = _learnt_from(platform, opened)
     return Gallery(
         label="gate split",
         searcher=opened.searcher,
@@ -194,7 +194,7 @@ def _outside(
     source = open_source(catalog, mapping=mapping, s3_endpoint_url=platform.settings.s3_endpoint_url)
     products, blocks, colour_NC, num_rejected = _embed_source(opened, source, on_progress)
     names = [encode_names(encoder, products)[0] for encoder in opened.encoders] if opened.searcher.has_names else []
-    trained = _trained_on(platform, opened)
+    trained = _learnt_from(platform, opened)
     return Gallery(
         label=catalog,
         searcher=extended(opened.searcher, products, blocks, names, colour_NC),
@@ -205,9 +205,9 @@ def _outside(
     )
 
 
-def _trained_on(platform: Platform, opened: OpenRelease) -> Products:
+def _learnt_from(platform: Platform, opened: OpenRelease) -> Products:
     products = load_snapshot(platform.blobs, opened.manifest.trained_on)
-    return products.take(products.split == Split.TRAIN)
+    return products.take(products.split != Split.GATE)  # attribute heads know *select*'s, members train's
 
 
 def _stems(products: Products) -> list[str]:

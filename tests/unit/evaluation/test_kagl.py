@@ -108,7 +108,7 @@ def test_with_ties_the_figures_are_those_of_our_own_definitions(tied):
 def test_a_smaller_gallery_and_seen_products_are_said_in_plain_words():
     size, seen = kagl.cautions(1_600, num_seen=12, whole=False)
     assert "1,600 products are searched here, 44,434" in size and "easier" in size and "--catalog" in size
-    assert "trained on 12 of these" in seen
+    assert "learnt from 12 of these" in seen
 
 
 def test_the_whole_data_set_unseen_needs_no_caution():
