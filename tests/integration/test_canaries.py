@@ -60,7 +60,7 @@ RECIPE = RetrainRecipe(
         pulls=(0.0,),
         calibrations=(1.0,),
         exemplar_shares=(0.0,),
-        attribute_weights=(1.0,),
+        attribute_weights=(0.3,),  # heads need no text tower: beside it they must not say everything
         rescored=20,  # of 160 products, so that the projection decides who is looked at
     ),
     gate=GatePolicy(margin=2, category_margin=2, tolerance=2, floor=0, max_overfit=2, max_memory_ratio=100),
