@@ -392,9 +392,10 @@ class Follower:
         self._retry_at = self._clock() + min(self._poll_s * 2**self._failures, LONGEST_RETRY_S)
         self._num_failed_loads += 1
         self._num_calm = 0  # what it had loaded is gone too
-        self._load_problem = self._alias_problem = f"Release {version} cannot be served: {_reason(error)}"
+        problem = f"Release {version} cannot be served: {_reason(error)}"
         # Our own errors say what is wrong and where; of any other, where it came from is all there is to go by.
-        logger.error("%s", self._load_problem, exc_info=None if isinstance(error, EnclipError) else error)
+        logger.error("%s", problem, exc_info=None if isinstance(error, EnclipError) else error)
+        self._load_problem = self._alias_problem = problem  # last: what a replica says of itself stands in its log
 
 
 def _noted(problem: str, last: str) -> str:

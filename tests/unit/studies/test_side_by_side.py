@@ -60,6 +60,8 @@ def test_a_training_that_was_killed_is_said_and_goes_on_another_time(other_home:
     with pytest.raises(TrainingError, match="was killed") as caught:
         train_side_by_side(other_home.settings, wanted, jobs=2, tell=kill_at_epoch_1)
     assert "fewer --jobs" in caught.value.remedy
+    for child in multiprocessing.active_children():
+        child.join(10)  # it has ended: the pool's own thread may be reaping it at this moment
     assert not multiprocessing.active_children()
     assert not any("epoch 8:" in line for line in told)
 
