@@ -43,7 +43,7 @@ def tune(
     clusters gain is less than *select* can tell, over one catalog, and their grid is the largest: there the default
     stands that studies over many folds have found to pay (`docs/decisions/0013`), unless another beats it by two
     standard errors over queries as pairs (after the rule of Breiman et al., Classification and Regression Trees,
-    1984, 3.4.3, which asks for one: the best of some 40 beats nothing by as much through chance alone).
+    1984, 3.4.3, which asks for one: the best of some 40 beats it by as much through chance alone).
 
     Args:
         build: a searcher of that many clusters, with that mix.
