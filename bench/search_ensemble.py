@@ -50,7 +50,7 @@ def main() -> None:
         weights=WEIGHTS,
         sharpness=SHARPNESS,
     )
-    mix = Mix(feedback=0.5, calibration=1.0, exemplar_share=0.35, attribute_weight=1.0)
+    mix = Mix(feedback=0.25, calibration=1.0, exemplar_share=0.35, attribute_weight=1.0)
     heads = drawn_heads(chance, members=MEMBERS)
     release = Searcher.build(
         products,

@@ -178,10 +178,10 @@ class ReleaseRecipe(Recipe):
         (0.0, 0.15, 0.3, 0.6), description="Pulls of products toward their cluster's mean score to try; 0: none."
     )
     feedbacks: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (0.0, 0.5),
+        (0.0, 0.25),
         min_length=1,
         description="How far a broad query turns toward the clusters of its first results, to try; 0: it does not. Of "
-        "pictures alone the last stands unless select proves another better, of names the first.",
+        "pictures alone the last stands unless select proves another better, where names are searched the first.",
     )
     gallery: Gallery = Field(
         "image",

@@ -16,6 +16,7 @@ from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
 TIE = 1e-9
+PROOF = 3.0  # standard errors by which other clusters must beat the default, of some 40 tries
 Values = NDArray[np.float64]  # AP@10 of each query
 
 
@@ -41,9 +42,8 @@ def tune(
     Parts are chosen in the order in which they enter the score, as a grid over all of them together would
     choose by chance: *select* has too few queries for so many candidates. Of most parts the best is taken. What
     clusters gain is less than *select* can tell, over one catalog, and their grid is the largest: there the default
-    stands that studies over many folds have found to pay (`docs/decisions/0013`), unless another beats it by two
-    standard errors over queries as pairs (after the rule of Breiman et al., Classification and Regression Trees,
-    1984, 3.4.3, which asks for one: the best of some 40 beats it by as much through chance alone).
+    stands that studies over many folds have found to pay (`docs/decisions/0013`), unless another beats it by three
+    standard errors over queries as pairs: of some 40 tries, one beats it by two through chance alone.
 
     Args:
         build: a searcher of that many clusters, with that mix.
@@ -78,7 +78,7 @@ def tune(
         chain.from_iterable(clustered(build(count, mix), recipe) for count in counts),
         quality,
         described,
-        errors=2.0,
+        errors=PROOF,
         first="by default",
     )
     if best.names is not None:

@@ -21,7 +21,7 @@ PULLS = (0.15, 0.3, 0.6)
 FEEDBACKS = (0.25, 0.5)
 SIGNALLED = 0.3  # the pull whose gain is held against what queries show
 PER_CLUSTER = 8  # products, of one more size: of thousands of products a release tries none so fine
-ITSELF = "feedback 0.5 of the first results themselves"
+ITSELF = "feedback 0.25 of the first results themselves"
 COSINES = "cosines, "
 COSINES_ALONE = f"{COSINES}without clusters"
 COSINES_CHOSEN = f"{COSINES}clusters as chosen on select"
@@ -29,7 +29,7 @@ ABOUT = (
     "The first table is of the release as it searches. The second is of the same members' cosines alone, as the paper "
     "has them: one view of each picture, no bank's calibration, no exemplars, no attributes; bank and heads say how "
     "broad a query is, and nothing else. Its gains are over those cosines without clusters. Of the second, select has "
-    "chosen by the release's own rule: the default, unless another beats it by two standard errors."
+    "chosen by the release's own rule: the default, unless another beats it by three standard errors."
 )
 
 
@@ -57,7 +57,7 @@ def _over_the_release(material: Material, by_size: Mapping[int, Searcher]) -> tu
     systems = {
         "without clusters": without,
         "as chosen on select": material.searched(chosen, members),
-        ITSELF: material.searched(_each_itself(chosen_alone).with_mix(feedback=max(FEEDBACKS)), members),
+        ITSELF: material.searched(_each_itself(chosen_alone).with_mix(feedback=min(FEEDBACKS)), members),
     }
     facts: dict[str, Fact] = {}
     vector_NP = chosen.vectors()
@@ -101,7 +101,6 @@ def _over_cosines(material: Material, sizes: Sequence[int]) -> tuple[dict[str, V
             "cluster_counts": tuple(cosines),
             "pulls": (0.0, *PULLS),
             "narrowings": (1.0,),
-            "feedbacks": (0.0, *FEEDBACKS),
             "calibrations": (0.0,),
             "exemplar_shares": (0.0,),
             "attribute_weights": (0.0,),

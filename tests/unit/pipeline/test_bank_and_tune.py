@@ -120,7 +120,7 @@ def test_feedback_of_clusters_stands_unless_select_proves_another_better() -> No
     build, queries, select, allowed = world(hubs=0.0)
     once = {"pulls": (0.0,), "calibrations": (0.0,), "exemplar_shares": (0.0,)}
     tuned = tune(build, queries, select, allowed, ReleaseRecipe(**once), mix=Mix())
-    assert tuned.searcher.mix == Mix(feedback=0.5)
+    assert tuned.searcher.mix == Mix(feedback=0.25)
     assert tuned.searcher.clusters.count == 44, "2√480 of the grid come first"
     assert "by default" in tuned.why["clusters"]
 
@@ -130,7 +130,7 @@ def test_feedback_of_clusters_stands_unless_select_proves_another_better() -> No
         made.cluster_mean_CD[:] = unit(np.random.default_rng(1).normal(size=made.cluster_mean_CD.shape))
         return made
 
-    tuned = tune(astray, queries, select, allowed, ReleaseRecipe(**once), mix=Mix())
+    tuned = tune(astray, queries, select, allowed, ReleaseRecipe(**once, feedbacks=(0.0, 1.0)), mix=Mix())
     assert tuned.searcher.mix == Mix()
 
 
