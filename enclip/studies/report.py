@@ -174,7 +174,7 @@ class Report:
         missing = sorted(set(self._setting.folds) - set(self.folds))
         parts = [
             f"# {self._title}\n",
-            f"Study `{self._name}`; made by `enclip study {self._name}{self._setting.options()}`. "
+            f"Study `{self._name}`; made by `{self._command()}`. "
             f"{self._setting.said()}. Folds {', '.join(map(str, self.folds))}, each with its own seeds; every choice "
             "was made on *select*, every figure is of *gate*: "
             + ", ".join(f"{counts[kind]} {kind} queries" for kind in kinds)
@@ -196,6 +196,12 @@ class Report:
             if facts:
                 parts += [f"## Fold {fold}\n", _facts_table(facts)]
         return "\n".join(parts)
+
+    def _command(self) -> str:
+        """What makes this report; folds are named where there are more than the setting's."""
+        more = set(self.folds) - set(self._setting.folds)
+        folds = "".join(f" --fold {fold}" for fold in self.folds) if more else ""
+        return f"enclip study {self._name}{self._setting.options()}{folds}"
 
     def _categories(self, system: str) -> list[dict[str, Any]]:
         """Categories with enough relevant products, counted over type queries, the mean of the folds."""

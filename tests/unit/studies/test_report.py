@@ -210,6 +210,9 @@ def test_a_report_names_the_command_that_made_it(tmp_path: Path) -> None:
     found.add(0, rows(0, {"theirs": [0.1], "ours": [0.3]}), {})
     found.write(headlines=HEADLINE)
     assert "made by `enclip study study --epochs 12 --side 48 --vary mix=0.5`." in (tmp_path / "study.md").read_text()
+    found.add(3, rows(3, {"theirs": [0.1], "ours": [0.3]}), {})
+    found.write(headlines=HEADLINE)
+    assert "--vary mix=0.5 --fold 0 --fold 3`." in (tmp_path / "study.md").read_text(), "3 is of no setting's own"
 
 
 def test_an_interval_knows_that_folds_are_of_other_queries() -> None:
