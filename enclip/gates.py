@@ -115,6 +115,7 @@ class Threshold:
         passes: called with value and bound. A NaN fails every comparison, and so the gate.
         says: the reason; `value` and `bound` are put in.
         evidence_of: the comparison that the value is evidence from; over too few queries there is none.
+        of_queries: whether the value is of gate queries, and says nothing where there are too few for an interval.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Threshold:
     says: str
     missing: Verdict | None = None
     evidence_of: Callable[[GateEvidence], Comparison | None] = lambda _evidence: None
+    of_queries: bool = False
 
     def judge(self, evidence: GateEvidence, policy: GatePolicy) -> Iterator[GateResult]:
         """One row, or none where the gate does not apply."""
@@ -132,6 +134,10 @@ class Threshold:
         if value is None:
             if self.missing is not None:
                 yield GateResult(self.name, self.missing, None, bound, f"{self.asks} It was not measured.")
+            return
+        if self.of_queries and evidence.num_queries < MEASURABLE:
+            reason = f"{_capital(self.name)}: {evidence.num_queries} gate queries; {MEASURABLE} are needed to judge it."
+            yield GateResult(self.name, "insufficient", value, bound, reason)
             return
         behind = self.evidence_of(evidence)
         if behind is not None and behind.num_queries < policy.min_queries:
@@ -168,6 +174,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
         bound=lambda policy: policy.floor,
         passes=operator.ge,
         says="No champion yet: mAP@10 is {value:.3f}, at least {bound:.3f} is asked.",
+        of_queries=True,
     ),
     Threshold(
         name="better than base",
@@ -176,6 +183,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
         bound=lambda _policy: 0.0,
         passes=operator.gt,
         says="No champion yet: mAP@10 differs from the base's by {value:+.3f}; more than {bound:.3f} is asked.",
+        of_queries=True,
     ),
     Threshold(
         name="champion",
@@ -184,6 +192,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
         bound=lambda policy: -policy.margin,
         passes=operator.gt,
         says="Against the champion mAP@10 changes by at least {value:+.4f}; more than {bound:+.4f} is asked.",
+        of_queries=True,
     ),
     _no_evidence(
         "best of the year",

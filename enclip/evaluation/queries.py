@@ -66,13 +66,13 @@ def _specific_queries(gallery: Products) -> list[Query]:
 
 
 def _attribute_queries(gallery: Products, kind: QueryKind, columns: Sequence[str], least: int) -> list[Query]:
-    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    spellings: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    found: dict[str, list[str]] = defaultdict(list)
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)
     values = (getattr(gallery, name) for name in columns)
     for product_id, *attributes in zip(gallery.product_id, *values, strict=True):
         words = [" ".join(value.split()) for value in attributes]
         if all(words):
-            key = tuple(word.casefold() for word in words)
+            key = " ".join(words).casefold()  # "Navy" and "Blue Jeans" ask for what "Navy Blue" and "Jeans" do
             found[key].append(product_id)
             spellings[key][" ".join(words)] += 1
     relevant = {key: product_ids for key, product_ids in found.items() if len(product_ids) >= least}

@@ -16,9 +16,8 @@ STEP = 1e-6  # between scores; single precision, which trec_eval reads them in, 
 def write_trec(folder: Path, queries: Sequence[Query], rankings: Sequence[Ranking]) -> tuple[Path, ...]:
     """Write `run.trec` and `qrels.trec` for exactly the headline's queries, and `*.type.trec`, `*.name.trec`.
 
-    The first 100 products per query. Scores in the file are one more than ours, so that none is
-    below 0, and strictly decrease, as tools differ in how they break ties (and torchmetrics drops
-    products whose score is not positive); their order is ours.
+    The first 100 products per query. Scores in the file are raised until all are above 0 (torchmetrics drops products
+    whose score is not) and strictly decrease, as tools differ in how they break ties; their order is ours.
 
     Returns:
         The files written; kinds without queries get none.
@@ -48,9 +47,11 @@ def trec_id(text: str) -> str:
 
 def _run_lines(query_id: str, ranking: Ranking) -> str:
     lines = []
+    hits = ranking.hits[:DEPTH]
+    raised = 1 - min((hit.score for hit in hits), default=0.0)
     previous = float("inf")
-    for rank, hit in enumerate(ranking.hits[:DEPTH], start=1):
-        previous = min(hit.score + 1, previous - STEP)
+    for rank, hit in enumerate(hits, start=1):
+        previous = min(hit.score + raised, previous - STEP)
         lines.append(f"{trec_id(query_id)} Q0 {trec_id(hit.product_id)} {rank} {previous:.6f} {TAG}\n")
     return "".join(lines)
 

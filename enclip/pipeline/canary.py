@@ -106,6 +106,8 @@ class Canaries(_Frozen):
         queries = []
         for canary in _asked(release.products, picture, pixel_side, np.random.default_rng(seed)):
             hits = canary.ask(release, k=k).hits
+            if not hits:  # nothing is like the only product
+                continue
             expected = tuple(Expected(product_id=hit.product_id, score=round(float(hit.score), 4)) for hit in hits)
             queries.append(canary.model_copy(update={"expected": expected}))
         return cls(queries=tuple(queries))

@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import pictures
 from enclip.models.colours import NUM_COLOURS, colours_of
 from enclip.pipeline.known import Known, recalled
+from enclip.pipeline.open_release import OpenRelease
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import Plan
 from enclip.records import Products
-from enclip.retrieval.searcher import Searcher
 
 
 def reads_colours(platform: Platform, plan: Plan) -> bool:
@@ -30,9 +30,10 @@ def colour_rows(
     return colour_NC
 
 
-def known_colours(searcher: Searcher) -> Known:
-    """Picture hash → colours, of a release whose heads read as many; else nothing."""
+def known_colours(release: OpenRelease, *, side: int) -> Known:
+    """Picture hash → colours, of a release whose heads read as many, on canvases of this side in px; else nothing."""
+    searcher = release.searcher
     colour_NC = searcher.wording.colours.astype(np.float16)
-    if colour_NC.shape[1] != NUM_COLOURS:
+    if colour_NC.shape[1] != NUM_COLOURS or release.manifest.members[0].pixel_side != side:
         return {}
     return dict(zip(searcher.products.image_sha256, colour_NC, strict=True))

@@ -60,7 +60,9 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
         )
         platform.blobs.put(key, array_bytes(embedding_ND))
         if with_colours:
-            seen = {} if parent is None else known_colours(open_release(platform, parent, encoders=False).searcher)
+            seen: Known = {}
+            if parent is not None:
+                seen = known_colours(open_release(platform, parent, encoders=False), side=chosen.pixel_side)
             colour_NC = colour_rows(
                 platform, products, rows, side=chosen.pixel_side, snapshot=plan.snapshot, known=seen
             )

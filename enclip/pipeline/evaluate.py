@@ -18,7 +18,7 @@ from enclip.pipeline.names import encode_names
 from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EvaluationStep, Plan, QueryRow, ReleaseStep, RunFolder
-from enclip.records import Floats, Products, Query, Split
+from enclip.records import Floats, Products, Query, QueryKind, Split
 from enclip.release import GallerySettings, Member
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.ranking import rank
@@ -87,7 +87,7 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             overfit_gap=(
                 _overfit_gap(challenger, products, is_gate, systems["challenger"]) if plan.kind == "retrain" else None
             ),
-            **_cost(searcher, searcher.member(best), blocks, best, texts),
+            **_cost(searcher, searcher.member(best), blocks, best, queries),
         )
         folder.write("evaluation", step)
     return step
@@ -176,7 +176,7 @@ def _overfit_gap(
 
 
 def _cost(
-    searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: int, texts: Sequence[str]
+    searcher: Searcher, single: Searcher, blocks: Sequence[Floats], best: int, queries: Sequence[Query]
 ) -> dict[str, float | None]:
     """Search time and memory as ratios to one member, in this process; medians of alternating runs.
 
@@ -185,9 +185,10 @@ def _cost(
     memory_ratio = round(searcher.num_bytes / single.num_bytes, 3)
     if len(searcher.products) < COST_PRODUCTS:
         return {"search_ratio": None, "memory_ratio": memory_ratio}
-    ours = [block[:COST_QUERIES] for block in blocks]
-    theirs = [blocks[best][:COST_QUERIES]]
-    words = texts[:COST_QUERIES]
+    rows = _half_broad(queries)
+    ours = [block[rows] for block in blocks]
+    theirs = [ours[best]]
+    words = [queries[row].text for row in rows]
     ratios = []
     for _ in range(COST_REPEATS):
         start = time.perf_counter()
@@ -199,6 +200,14 @@ def _cost(
         "search_ratio": round(float(np.median(ratios)), 3),
         "memory_ratio": memory_ratio,
     }
+
+
+def _half_broad(queries: Sequence[Query]) -> list[int]:
+    """Rows of at most COST_QUERIES queries: half of them of type, whose search may have more to do, if there are."""
+    types = [row for row, query in enumerate(queries) if query.kind is QueryKind.TYPE]
+    others = [row for row, query in enumerate(queries) if query.kind is not QueryKind.TYPE]
+    broad = types[: max(COST_QUERIES // 2, COST_QUERIES - len(others))]
+    return broad + others[: COST_QUERIES - len(broad)]
 
 
 def _rows(queries: Sequence[Query], products: Products) -> tuple[QueryRow, ...]:

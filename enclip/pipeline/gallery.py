@@ -45,14 +45,9 @@ def searcher_over(platform: Platform, release: OpenRelease, products: Products, 
             names.append(encode_names(release.encoders[column], products, titles)[0])
     colours = None
     if release.searcher.wording.colours.shape[1]:
-        colours = colour_rows(
-            platform,
-            products,
-            rows,
-            side=release.manifest.members[0].pixel_side,
-            snapshot=snapshot,
-            known=known_colours(release.searcher),
-        )
+        side = release.manifest.members[0].pixel_side
+        seen = known_colours(release, side=side)
+        colours = colour_rows(platform, products, rows, side=side, snapshot=snapshot, known=seen)
     return extended(release.searcher, products, blocks, names, colours)
 
 
@@ -101,8 +96,8 @@ def measure(
 
 
 def without_bank(searcher: Searcher) -> Searcher:
-    """The same search without what the bank of likely queries does to words."""
-    return searcher.with_mix(calibration=0, exemplar_share=0, narrowing=0)
+    """The same search without the bank of likely queries: uncalibrated, and no query known to be broad."""
+    return searcher.with_mix(calibration=0, exemplar_share=0, narrowing=0, feedback=0)
 
 
 def plain(searcher: Searcher) -> Searcher:

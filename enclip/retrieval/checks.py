@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Floats, Products
 from enclip.retrieval.filters import Mask
+from enclip.retrieval.text import Texts
 
 if TYPE_CHECKING:
     from enclip.retrieval.searcher import Searcher
@@ -48,17 +49,22 @@ def check_parts(searcher: "Searcher") -> None:
 
 def check_query(
     query_QDs: Sequence[Floats],
-    query_QD: Floats,
+    without: Texts | None,
     *,
     dims: Sequence[int],
     allowed: Mask | None,
     num_products: int,
 ) -> None:
-    """Raises QueryError for embeddings or a mask of the wrong shape, or that are not finite."""
+    """Raises QueryError for embeddings or a mask of the wrong shape, or that are not finite; for words to turn from of
+    other queries.
+    """
     widths = tuple(block.shape[-1] for block in query_QDs)
     if widths != dims:
         raise QueryError(f"Query embeddings have widths {widths}; the members' are {dims}.")
-    if not np.isfinite(query_QD).all():
+    counts = {len(block) for block in query_QDs} | ({len(without)} if without is not None else set())
+    if len(counts) > 1:
+        raise QueryError(f"There are {sorted(counts)} embeddings and words to turn from; each query has one of each.")
+    if not all(np.isfinite(block).all() for block in query_QDs):
         raise QueryError("A query embedding is not finite.", remedy="Check the encoder that made it.")
     if allowed is not None and (allowed.shape != (num_products,) or allowed.dtype != np.bool_):
         raise QueryError(f"The mask has shape {allowed.shape}; one bool per product was expected.")

@@ -1,6 +1,6 @@
 """What a search may return → a boolean mask over the catalog's rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -30,6 +30,13 @@ class FilterIndex:
         self._gender = [_Codes(products.gender)]
         self._colour = [_Codes(products.base_colour)]
         self._own_category = _Codes(products.category)
+        # Own categories that are a type or a masterCategory of further products, which a filter finds too.
+        self._also: dict[str, NDArray[np.int64]] = {}
+        for value in self._own_category.values:
+            found = np.logical_or.reduce([codes.match([value]) for codes in self._category])
+            row_M = np.flatnonzero(found & ~self._own_category.match([value]))
+            if len(row_M):
+                self._also[value] = row_M
         self._price_N = products.price
         self._withdrawn: tuple[frozenset[str], Mask | None] = (frozenset(), None)
 
@@ -59,15 +66,19 @@ class FilterIndex:
     def counts(self, filters: Filters | None, allowed: Mask | None) -> dict[str, dict[str, int]]:
         """By "category", "gender" and "colour": value → products that have it and pass all other filters.
 
-        That is what choosing the value instead of the field's own filter would leave. Categories are the products'
-        own, subCategory or else articleType; values without a product are not named.
+        That is what choosing the value instead of the field's own filter would leave. Of categories the products' own
+        are named, subCategory or else articleType; values without a product are not.
         """
         filters = filters or Filters()
         fields = {"category": self._own_category, "gender": self._gender[0], "colour": self._colour[0]}
-        return {
-            name: codes.counts(both(self.mask(replace(filters, **cast(Any, {name: ()}))), allowed))
-            for name, codes in fields.items()
-        }
+        passing = {name: both(self.mask(replace(filters, **cast(Any, {name: ()}))), allowed) for name in fields}
+        found = {name: codes.counts(passing[name]) for name, codes in fields.items()}
+        mask = passing["category"]
+        for value, row_M in self._also.items():
+            also = len(row_M) if mask is None else int(np.count_nonzero(mask[row_M]))
+            if also:
+                found["category"][value] = found["category"].get(value, 0) + also
+        return found
 
     def without(self, product_ids: frozenset[str], *, keep: bool = True) -> Mask | None:
         """Rows of all other products; None where none of the ids is here. With `keep`, remembered."""
@@ -101,6 +112,11 @@ class _Codes:
         self._spelling: list[str] = []  # of each code, as the first product has it
         codes = (self._code(str(value)) for value in column)
         self._code_N = np.fromiter(codes, np.int32, len(column))
+
+    @property
+    def values(self) -> Sequence[str]:
+        """As the first product of each has it."""
+        return [value for value in self._spelling if value]
 
     def counts(self, mask: Mask | None) -> dict[str, int]:
         """Value → rows of a mask that have it."""

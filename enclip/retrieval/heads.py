@@ -44,9 +44,10 @@ ABSENT = -30.0  # logit of a value that no picture has
 NOBODY = np.zeros(0, dtype=np.int64)
 PAIR, PAIRED = "gender and article_type", ("gender", "article_type")  # the one pair that pays: docs/decisions/0008
 BLOCK = 16_384
+LONGEST = 8  # words of a value
 LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
 
-Words = tuple[str, ...]
+ES = ("sse", "xe", "ze", "che", "she")  # what a plural s leaves of dresses, boxes, watches and brushes
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +89,12 @@ class AttributeHeads:
         return replace(self, joint=own, own=(own,))
 
     def asked(self, text: str) -> list[list[int]]:
-        """Per field the columns of the values that a text names, whole words, the longest first; plurals are alike.
+        """Per field the columns of the values that a text names, each once, whole words, the longest first.
 
-        Of pairs there are none: what is named of each field is said by itself.
+        Plurals are alike, and so is what is written as one word or as two ("T-shirt", "Tshirts", "flip flop"). Of
+        pairs there are none: what is named of each field is said by itself.
         """
-        spoken = words(text)
+        spoken = _spoken(text)
         return [
             [] if field == PAIR else _named(spoken, phrases)
             for field, phrases in zip(self.fields, self._phrases, strict=True)
@@ -105,7 +107,7 @@ class AttributeHeads:
             return found
         pair, *parts = (self.fields.index(field) for field in (PAIR, *PAIRED))
         named = [[self._phrase_of[column] for column in found[part]] for part in parts]
-        columns = [self._phrases[pair].get((*one, *other)) for one, other in product(*named)]
+        columns = [self._phrases[pair].get(one + other) for one, other in product(*named)]
         if columns and None not in columns:
             found[pair] = [column for column in columns if column is not None]
             for part in parts:
@@ -118,7 +120,7 @@ class AttributeHeads:
 
     def num_named(self, text: str) -> int:
         """How many attributes a text names; "Casual Shoes" is one, though "Casual" is a value too."""
-        return len(_named(words(text), self._any_phrase))
+        return len(_named(_spoken(text), self._any_phrase))
 
     def query(self, texts: Sequence[str | None]) -> tuple[Floats, Floats]:
         """`direction_QD` that adds `w_v·x` to a score for the values that each text names, and `[Q, F]`, 1 where
@@ -222,21 +224,21 @@ class AttributeHeads:
         return heads, offset
 
     @cached_property
-    def _phrases(self) -> list[dict[Words, int]]:
-        """Per field the words of a value → its column."""
+    def _phrases(self) -> list[dict[str, int]]:
+        """Per field what a value is known by → its column."""
         return [
-            {tuple(words(value)): column for column, value in enumerate(values, start)}
+            {_known_by(value): column for column, value in enumerate(values, start)}
             for values, start in zip(self.values, self.starts, strict=True)
         ]
 
     @cached_property
-    def _any_phrase(self) -> dict[Words, int]:
-        """The words of every value of one field."""
+    def _any_phrase(self) -> dict[str, int]:
+        """Those of every value of one field."""
         fields = zip(self.fields, self._phrases, strict=True)
         return {phrase: column for field, phrases in fields if field != PAIR for phrase, column in phrases.items()}
 
     @cached_property
-    def _phrase_of(self) -> dict[int, Words]:
+    def _phrase_of(self) -> dict[int, str]:
         return {column: phrase for phrases in self._phrases for phrase, column in phrases.items()}
 
     @property
@@ -269,14 +271,14 @@ def _joint(path: Path, own: Sequence[LinearHeads]) -> LinearHeads:
 def known_values(products: Products, rows: NDArray[np.int64], fields: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Field → its values in these products, each of at least three of them; a field of fewer than two is left out.
 
-    So is a pair where one of its fields is. Values of the same words ("Navy Blue", "navy blue") are one, by its
-    commonest spelling.
+    So is a pair where one of its fields is. Values that words cannot tell apart ("Navy Blue", "navy-blue") are one, by
+    its commonest spelling.
     """
     found: dict[str, tuple[str, ...]] = {}
     for field in fields:
-        spellings: defaultdict[Words, Counter[str]] = defaultdict(Counter)
+        spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for value in said_of(products, field)[rows]:
-            spellings[tuple(words(str(value)))][str(value)] += 1
+            spellings[_known_by(str(value))][str(value)] += 1
         alike = [counts for said, counts in spellings.items() if said and counts.total() >= FEWEST]
         if len(alike) > 1:
             found[field] = tuple(sorted(min(counts, key=lambda value: (-counts[value], value)) for counts in alike))
@@ -295,8 +297,8 @@ def said_of(products: Products, field: str) -> Strings:
 
 def known_rows(products: Products, field: str, known: Sequence[str]) -> NDArray[np.int64]:
     """`column_N`: which of a field's known values each product has, in any spelling; -1 for another or none."""
-    column_of = {tuple(words(value)): column for column, value in enumerate(known)}
-    return np.array([column_of.get(tuple(words(str(value))), -1) for value in said_of(products, field)], np.int64)
+    column_of = {_known_by(value): column for column, value in enumerate(known)}
+    return np.array([column_of.get(_known_by(str(value)), -1) for value in said_of(products, field)], np.int64)
 
 
 def fit_heads(
@@ -377,14 +379,24 @@ def _log_loss(model: "LogisticRegression", image_HD: Floats, place_H: NDArray[np
     return -float(np.mean(model.predict_log_proba(image_HD)[np.arange(len(place_H)), place_H]))
 
 
-def _named(spoken: Sequence[str], phrases: dict[Words, int]) -> list[int]:
-    """The columns of phrases in a text, longest first, none over another."""
-    found: list[int] = []
+def _spoken(text: str) -> list[str]:
+    """Words, in the singular."""
+    return [word[:-1] if word.endswith(ES) else word for word in words(text)]
+
+
+def _known_by(value: str) -> str:
+    """The letters of a value's words: people write "T-shirt" and "Tshirts"."""
+    return "".join(_spoken(value))
+
+
+def _named(spoken: Sequence[str], phrases: Mapping[str, int]) -> list[int]:
+    """The columns of phrases in a text, each once, longest first, none over another."""
+    found: dict[int, None] = {}
     free = [True] * len(spoken)
-    for length in range(min(len(spoken), max(map(len, phrases), default=0)), 0, -1):
+    for length in range(min(len(spoken), LONGEST), 0, -1):
         for start in range(len(spoken) - length + 1):
-            column = phrases.get(tuple(spoken[start : start + length]))
+            column = phrases.get("".join(spoken[start : start + length]))
             if column is not None and all(free[start : start + length]):
-                found.append(column)
+                found[column] = None
                 free[start : start + length] = [False] * length
-    return found
+    return list(found)

@@ -237,6 +237,15 @@ class GraphIndex(Index):
         return row_QK
 
 
+def index_like(index: Index, vector_NP: Floats, clusters: Clusters) -> Index:
+    """One of the same kind and effort, over other vectors of products in these clusters."""
+    if isinstance(index, CellIndex):
+        return CellIndex.build(vector_NP, clusters, effort=index.effort)
+    if isinstance(index, GraphIndex):
+        return GraphIndex.build(vector_NP, effort=index.effort)
+    return FlatIndex.build(vector_NP)
+
+
 def load_index(path: Path) -> Index:
     """Read FAISS's own format. Raises ReleaseError where it is missing, damaged or of another kind."""
     try:

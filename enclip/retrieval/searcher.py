@@ -18,7 +18,7 @@ from enclip.retrieval.clusters import CHUNK_ROWS, Clusters
 from enclip.retrieval.files import Parts
 from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.heads import AttributeHeads
-from enclip.retrieval.index import FlatIndex, Index, load_index, with_columns
+from enclip.retrieval.index import FlatIndex, Index, index_like, load_index, with_columns
 from enclip.retrieval.mix import NOTHING, WITHOUT_CLUSTERS, Mix
 from enclip.retrieval.projection import Projection
 from enclip.retrieval.scoring import Asked, Scorer
@@ -174,22 +174,23 @@ class Searcher(Scorer):
         """
         if k < 1:
             raise QueryError(f"k is {k}.", remedy="Ask for at least one result.")
+        check_query(query_QDs, without, dims=self.dims, allowed=allowed, num_products=len(self.products))
         asked = self.asked(query_QDs, texts, text_shares, without)
-        check_query(query_QDs, asked.query_QD, dims=self.dims, allowed=allowed, num_products=len(self.products))
         if use_clusters is False:
             asked = replace(asked, pull_Q=np.zeros_like(asked.pull_Q), feedback_Q=np.zeros_like(asked.feedback_Q))
         mask = both(self._filters.mask(filters), allowed)
         wanted = max(k, self.rescored)
         found = meant = self._candidates(asked, mask, wanted)
-        if mask is not allowed and asked.feedback_Q.any():
-            meant = self._candidates(asked, allowed, wanted)  # filters say what is shown, not what words mean
+        if asked.feedback_Q.any() and (mask is not allowed or wanted > self.rescored):
+            # What words mean does not hang on what is shown: neither on filters nor on how many results.
+            meant = self._candidates(asked, allowed, self.rescored)
         rankings = []
         for query, row_C in enumerate(found):
             match_N = self.matches(asked, query)
             row_C = _with_matches(row_C, match_N, wanted, mask)
             toward_D = None
             if asked.feedback_Q[query] > 0:
-                first_C = row_C if meant is found else _with_matches(meant[query], match_N, wanted, allowed)
+                first_C = row_C if meant is found else _with_matches(meant[query], match_N, self.rescored, allowed)
                 toward_D = self._toward(asked, query, first_C, match_N, allowed)
             score_C = self.score(asked, query, row_C, match_N, toward_D)
             ids, cluster_N = self.products.product_id, self.clusters.assignment_N
@@ -241,7 +242,9 @@ class Searcher(Scorer):
             dims=dims,
             weights=[1.0],
             projection=projection,
-            index=FlatIndex.build(with_columns(projection.gallery(embedding_ND), wording.offset_NE)),
+            index=index_like(
+                self.index, with_columns(projection.gallery(embedding_ND), wording.offset_NE), self.clusters
+            ),
             clusters=single,
             mix=replace(self.mix, **WITHOUT_CLUSTERS),
             rescored=self.rescored,
@@ -263,7 +266,7 @@ class Searcher(Scorer):
         if self.bank is not None and moved:
             changed.wording = self.wording.remixed(self.embedding_ND, changed.mix)
             changed.gather()
-            changed.index = FlatIndex.build(with_columns(self.vectors(), changed.wording.offset_NE))
+            changed._reindex()
         return changed
 
     def with_heads(self, heads: AttributeHeads) -> "Searcher":
@@ -272,7 +275,7 @@ class Searcher(Scorer):
         changed.wording = Wording.over(
             self.embedding_ND, self.mix, bank=self.bank, heads=heads, colour_NC=self.wording.colours
         )
-        changed.index = FlatIndex.build(with_columns(self.vectors(), changed.wording.offset_NE))
+        changed._reindex()
         check_parts(changed)
         changed.gather()
         return changed
@@ -339,15 +342,20 @@ class Searcher(Scorer):
         match_N = self.matches(asked, 0)
         return self._toward(asked, 0, _with_matches(row_C, match_N, self.rescored, allowed), match_N, allowed)
 
+    def _reindex(self) -> None:
+        """The same kind of index over what the wording now takes off each product's score."""
+        self.index = index_like(self.index, with_columns(self.vectors(), self.wording.offset_NE), self.clusters)
+
     def _candidates(self, asked: Asked, mask: Mask | None, wanted: int) -> list[NDArray[np.int64]]:
         # Many of the first fall back behind words to turn from: more of them are looked at.
-        depth = DEEPER * wanted if any(asked.avoided) else wanted
-        if self._num(mask) <= depth:
+        depths = [DEEPER * wanted if avoided else wanted for avoided in asked.avoided]
+        if self._num(mask) <= min(depths, default=0):
             # The first pass only chooses whom to score exactly; here it is everybody.
             rows = np.arange(len(self.products)) if mask is None else np.flatnonzero(mask)
-            return [rows] * len(asked.query_QD)
+            return [rows] * len(depths)
         query_QP = with_columns(self.projection.query(asked.query_QD), -asked.offset_QE)
-        return self.index.search(query_QP, num_rows=depth, allowed_N=mask)
+        found = self.index.search(query_QP, num_rows=max(depths, default=0), allowed_N=mask)
+        return [row_C[:depth] for row_C, depth in zip(found, depths, strict=True)]
 
     def _toward(
         self, asked: Asked, query: int, row_C: NDArray[np.int64], match_N: Floats | None, allowed: Mask | None

@@ -14,6 +14,7 @@ from enclip.models.clip import embed_pixels
 from enclip.models.colours import colours_of
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
+from enclip.pipeline.colours import known_colours
 from enclip.pipeline.embed import embed_all
 from enclip.pipeline.heads import ensemble_heads
 from enclip.pipeline.ingest import ingest_source
@@ -75,6 +76,13 @@ def test_a_refresh_looks_at_newcomers_as_often_and_at_nothing_again(platform: Pl
     np.testing.assert_array_equal(opened.searcher.wording.colours, colour_NC)
     known = np.isin(opened.products.product_id, before.products.product_id)
     np.testing.assert_array_equal(opened.searcher.wording.colours[known], before.searcher.wording.colours)
+
+
+def test_colours_are_known_of_canvases_of_the_same_side_alone(platform: Platform) -> None:
+    opened = open_release(platform, 1, encoders=False)
+    side = opened.manifest.members[0].pixel_side
+    assert set(known_colours(opened, side=side)) == set(opened.products.image_sha256)
+    assert not known_colours(opened, side=side + 8)
 
 
 def test_by_another_number_of_views_a_known_picture_is_looked_at_again(platform: Platform) -> None:

@@ -198,6 +198,23 @@ def test_too_few_queries_to_measure_anything_ask_a_person() -> None:
     assert (decision.outcome, verdicts(decision)["measured"]) == ("ask", "ask")
 
 
+@pytest.mark.parametrize("num_queries", [0, 1])
+@pytest.mark.parametrize("before", [GOOD, FIRST], ids=["champion", "first"])
+def test_what_was_not_measured_is_asked_and_not_refused(before: GateEvidence, num_queries: int) -> None:
+    """As the intervals say it of so few queries: nothing is ruled out."""
+    nothing = Comparison(mean=0.0, low=-1.0, high=1.0, p_loss=1.0, num_queries=num_queries)
+    evidence = replace(
+        before,
+        num_queries=num_queries,
+        map_at_10=0.0,
+        champion=before.champion and nothing,
+        base=before.base and nothing,
+    )
+    decision = judged(evidence)
+    assert decision.outcome == "ask"
+    assert all(verdicts(decision).get(gate, "insufficient") == "insufficient" for gate in ("floor", "champion"))
+
+
 def test_an_approval_that_is_required_asks_a_person() -> None:
     decision = judged(GOOD, GatePolicy(require_approval=True))
     assert (decision.outcome, decision.reasons) == ("ask", ("A person's approval was asked for.",))

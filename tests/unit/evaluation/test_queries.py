@@ -17,6 +17,17 @@ def test_specific_queries_need_three_products_and_forgive_case_and_space(gallery
     assert found == {"Men Navy Blue Shirts": {"10", "11", "12"}, "Women Red Heels": {"15", "16", "17"}}
 
 
+def test_values_that_read_alike_make_one_query():
+    rows = [("Navy", "Blue Jeans"), ("Navy Blue", "Jeans"), ("navy", "blue jeans")]
+    gallery = Products.from_rows(
+        [
+            Product(f"p{row}", "", f"{row:064x}", gender="Men", base_colour=colour, article_type=kind)
+            for row, (colour, kind) in enumerate(rows)
+        ]
+    )
+    assert texts(protocol.build_queries(gallery), QueryKind.SPECIFIC) == {"Men Navy Blue Jeans": {"p0", "p1", "p2"}}
+
+
 def test_type_queries_need_five_products(gallery):
     assert texts(protocol.build_queries(gallery), QueryKind.TYPE) == {"Shirts": {"10", "11", "12", "13", "14"}}
 

@@ -1,5 +1,6 @@
 """Third-party tools recompute our figures from the files."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import ir_measures
@@ -69,6 +70,14 @@ def test_with_ties_ir_measures_finds_our_figures_in_the_file_and_others_in_raw_s
 
 def ap_of(qrels, run) -> dict[str, float]:
     return {value.query_id: value.value for value in ir_measures.iter_calc([ir_measures.AP @ 10], qrels, run)}
+
+
+def test_scores_far_below_zero_are_positive_in_the_file(gallery, tmp_path):
+    """Calibration and attributes take several off a cosine."""
+    queries = build_queries(gallery)
+    low = Ranking(tuple(replace(hit, score=hit.score - 5) for hit in reverse_ranking(gallery).hits))
+    write_trec(tmp_path, queries, [low] * len(queries))
+    assert all(float(line.split()[4]) > 0 for line in (tmp_path / "run.trec").read_text().splitlines())
 
 
 def test_scores_in_the_file_are_positive_and_strictly_fall(gallery, tmp_path):

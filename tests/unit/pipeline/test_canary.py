@@ -56,6 +56,20 @@ def lost(count: int) -> tuple[str, ...]:
 WORDS = Canaries(queries=tuple(canary(text=text) for text in ("red shirt", "bag", "watch", "cap")))
 
 
+def test_a_query_that_finds_nothing_is_no_canary() -> None:
+    """Nothing is like the only product of a shop."""
+
+    class Alone(Answers):
+        def search(self, *, text: str | None, image: bytes | None, like: str | None, k: int) -> Ranking:
+            found = super().search(text=text, image=image, like=like, k=k)
+            return Ranking(()) if like else Ranking(found.hits[:1])
+
+    alone = Alone({}, products=shop(1))
+    made = Canaries.of(alone, picture, pixel_side=32)
+    assert {query.kind for query in made.queries} == {"words", "pictures"}
+    made.check(alone)
+
+
 def test_the_same_answers_pass_in_whatever_order_they_come() -> None:
     WORDS.check(Answers({"bag": TEN[::-1]}))
 

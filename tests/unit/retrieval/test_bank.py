@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from enclip.errors import ReleaseError
+from enclip.pipeline.gallery import without_bank
 from enclip.records import Filters, Floats, Product, Products
 from enclip.retrieval.bank import BANK, QueryBank
 from enclip.retrieval.clusters import Clusters, firm
+from enclip.retrieval.index import CellIndex, GraphIndex
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.searcher import Searcher
 
@@ -250,6 +252,35 @@ def test_what_is_filtered_out_still_says_what_words_mean() -> None:
     for whole, few in zip(everyone, built.search(queries, k=500, texts=["w"] * 2, filters=some), strict=True):
         score_of = {hit.product_id: hit.score for hit in whole.hits}
         assert len(few.hits) == 72 and all(hit.score == score_of[hit.product_id] for hit in few.hits)
+
+
+def test_how_many_are_shown_changes_no_score() -> None:
+    built = searcher(500, rescored=100, feedback=0.5)
+    queries = [unit(4, dim, 22) for dim in DIMS]
+    for few, many in zip(
+        built.search(queries, k=20, texts=["w"] * 4), built.search(queries, k=400, texts=["w"] * 4), strict=True
+    ):
+        score_of = {hit.product_id: hit.score for hit in many.hits}
+        assert all(hit.score == score_of[hit.product_id] for hit in few.hits)
+
+
+def test_without_its_bank_no_query_is_broad() -> None:
+    bare = without_bank(searcher(300, feedback=0.5, calibration=1.0, exemplar_share=0.3, pull=0.2, narrowing=0.5))
+    assert bare.mix == Mix(pull=0.2)
+
+
+@pytest.mark.parametrize("kind", ["cells", "graph"])
+def test_another_mix_and_a_member_alone_search_by_the_same_kind_of_index(kind: str) -> None:
+    built = searcher(500, calibration=1.0)
+    vector_NP = built.index.vectors()
+    built.index = {
+        "cells": CellIndex.build(vector_NP, built.clusters, effort=2),
+        "graph": GraphIndex.build(vector_NP, effort=30),
+    }[kind]
+    for other in (built.with_mix(exemplar_share=0.4), built.member(1)):
+        assert (other.index.kind, other.index.effort) == (kind, built.index.effort)
+    same = built.with_mix(exemplar_share=0.4).with_mix(exemplar_share=0.0)
+    np.testing.assert_array_equal(same.index.vectors(), vector_NP)
 
 
 def test_a_picture_and_a_member_alone_do_not_turn() -> None:

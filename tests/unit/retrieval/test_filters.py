@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from enclip.records import Filters
+from enclip.records import Filters, Product, Products
 from enclip.retrieval.filters import FilterIndex, both
 
 
@@ -52,6 +52,24 @@ def test_counts_of_values_are_those_within_the_prices(shop):
     expected = [p.gender for p in shop.products if p.price is not None and p.price >= 20]
     assert counted["gender"] == {gender: expected.count(gender) for gender in set(expected)}
     assert sum(counted["colour"].values()) == expected.count("Men")
+
+
+def test_a_count_is_what_choosing_the_value_leaves():
+    """ "Accessories" is a subCategory of two and the masterCategory of bags."""
+    rows = [("Accessories", "Apparel"), ("Accessories", "Accessories"), *[("Bags", "Accessories")] * 3, ("Shoes", "")]
+    index = FilterIndex(
+        Products.from_rows(
+            [
+                Product(f"p{row}", "", f"{row:064x}", sub_category=sub, master_category=master, gender="MW"[row % 2])
+                for row, (sub, master) in enumerate(rows)
+            ]
+        )
+    )
+    assert index.counts(None, None)["category"] == {"Accessories": 5, "Bags": 3, "Shoes": 1}
+    for gender in "MW":
+        counted = index.counts(Filters(gender=(gender,)), None)["category"]
+        for value, count in counted.items():
+            assert count == np.count_nonzero(index.mask(Filters(category=(value,), gender=(gender,))))
 
 
 def test_nothing_to_filter_is_no_mask(shop):

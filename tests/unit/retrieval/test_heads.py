@@ -90,6 +90,19 @@ def test_what_a_text_names(text: str, named: list[list[int]]) -> None:
     assert made.num_named(text) == sum(map(len, named))
 
 
+@pytest.mark.parametrize("text", ["t-shirt", "T shirt", "Tshirts", "tshirt", "a T-shirt, any t-shirts"])
+def test_one_word_or_two_is_the_same_value(text: str) -> None:
+    made = replace(heads(catalog(60)), values=(COLOURS, ("Shirts", "Tshirts")))
+    assert made.asked(text) == [[], [4]], "not Shirts, which the second of two words would be"
+    assert made.num_named(text) == 1, "said twice is one attribute, and no more likely for it"
+
+
+@pytest.mark.parametrize(("text", "column"), [("watch", 3), ("watches", 3), ("Dresses", 4), ("a dress", 4)])
+def test_plurals_of_hissing_words_are_alike(text: str, column: int) -> None:
+    made = replace(heads(catalog(60)), values=(COLOURS, ("Watches", "Dresses")))
+    assert made.asked(text) == [[], [column]]
+
+
 def test_words_that_several_fields_know_name_one_attribute() -> None:
     made = heads(catalog(60))
     made = replace(made, values=(("Blue", "Navy Bags", "Red"), ("Bags", "Shirts")))

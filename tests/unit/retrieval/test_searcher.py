@@ -300,10 +300,13 @@ def test_many_threads_get_the_answers_of_one(shop, searcher):
             },
             "finite",
         ),
-        ({"query_QDs": [np.ones((1, 24), np.float32)]}, "1 embeddings"),
+        ({"query_QDs": [np.ones((1, 24), np.float32)]}, "width"),
+        ({"query_QDs": []}, "width"),
+        ({"query_QDs": [np.ones((n, dim), np.float32) for n, dim in ((1, 24), (2, 16), (1, 32))]}, "embeddings"),
+        ({"without": ["red"]}, "words to turn from"),
         ({"query_QDs": [np.ones((1, dim), np.float32) for dim in (24, 16, 31)]}, "width"),
     ],
-    ids=["k", "mask", "nan", "members", "width"],
+    ids=["k", "mask", "nan", "members", "nothing", "counts", "without", "width"],
 )
 def test_a_request_that_cannot_be_answered_says_why(shop, searcher, change, message):
     request = {"query_QDs": shop.queries, "k": 5, **change}
