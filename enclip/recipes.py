@@ -42,8 +42,8 @@ class TrainRecipe(Recipe):
     learning_rate: float = Field(
         0.0,
         ge=0,
-        description="Peak learning rate; 0: 1e-3 from nothing, 1e-5 from pretrained weights, ten times as much with "
-        "lora_rank.",
+        description="Peak learning rate; 0: 1e-3 from nothing, 3e-4 where that is taken up again, 1e-5 from pretrained "
+        "weights, ten times as much with lora_rank.",
     )
     weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay on matrices.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")

@@ -106,14 +106,14 @@ def to_row(number: int, record: Mapping[str, str], found: Mapping[str, str]) -> 
             return Rejection(number, shown, f"{found[field]} has more than {MAX_CELL} characters")
     attributes: dict[str, Any] = {name: _attribute(values.get(name, "")) for name in ATTRIBUTES}
     attributes["year"] = attributes["year"].removesuffix(".0")  # a year that went through a float column
-    name = " ".join(values.get("name", "").split())
+    name = _attribute(values.get("name", ""))
     if not name and not attributes["article_type"]:
         return Rejection(number, shown, "neither a name nor an articleType")
     try:
         price = _price(values.get("price", ""))
     except ValueError as error:
         return Rejection(number, shown, f"{found['price']} {error}")
-    image = values.get("image", "")
+    image = "" if values.get("image", "").casefold() in NOTHING else values["image"]
     if image and (PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts):
         return Rejection(number, shown, f"the picture {image!r} lies outside the catalog's folder")
     product = Product(product_id, name, "", **attributes, price=price)

@@ -166,13 +166,7 @@ def claim_keys(products: Products, fields: tuple[str, ...]) -> Ints:
     for field in fields:
         values = np.array([str(value).strip().casefold() for value in getattr(products, field)], dtype=object)
         known &= values != ""
-        code = np.unique(values.astype(str), return_inverse=True)[1] if len(values) else key
+        code = np.unique(values, return_inverse=True)[1] if len(values) else key
         # Renumbering after each field keeps the keys below N² however many fields there are.
         key = np.unique(key * (int(code.max(initial=0)) + 1) + code, return_inverse=True)[1].astype(np.int64)
     return np.where(known, key, UNKNOWN)
-
-
-def truth(key_BT: Ints, template_C: Ints, key_C: Ints) -> NDArray[np.bool_]:
-    """`target_BC`: whether caption c, of template `template_C` and key `key_C`, is true of product b."""
-    target_BC: NDArray[np.bool_] = key_BT[:, template_C] == key_C[None, :]
-    return target_BC

@@ -103,6 +103,7 @@ def embed_pixels(
     pixels: NDArray[np.uint8],
     device: torch.device,
     *,
+    rows: NDArray[np.integer] | None = None,
     views: int = 1,
     batch: int = EMBED_BATCH,
     progress: Progress | None = None,
@@ -112,20 +113,23 @@ def embed_pixels(
     The weights must be on `device` and the module in eval mode. Memory is flat but for the result.
 
     Args:
+        rows: of these pictures alone, in this order.
         views: how many of `VIEWS` are taken of each picture; its embedding is their mean, and takes as often as long.
     """
     preprocessing = model.architecture.preprocessing
-    embedding_ND = np.empty((len(pixels), model.dim), dtype=np.float32)
+    count = len(pixels) if rows is None else len(rows)
+    embedding_ND = np.empty((count, model.dim), dtype=np.float32)
     with torch.inference_mode():
-        for start in range(0, len(pixels), batch):
+        for start in range(0, count, batch):
+            here = slice(start, start + batch) if rows is None else rows[start : start + batch]
             # The copy turns a read-only memory map into an array that torch may own.
-            part = torch.from_numpy(np.array(pixels[start : start + batch])).to(device, non_blocking=True)
+            part = torch.from_numpy(np.array(pixels[here])).to(device, non_blocking=True)
             images_BCHW = framed(to_unit(part), preprocessing)
             seen = [_embedded(model, normalise(view.of(images_BCHW), preprocessing), device) for view in VIEWS[:views]]
             mean_BD = nn.functional.normalize(torch.stack(seen).mean(dim=0), dim=-1) if views > 1 else seen[0]
             embedding_ND[start : start + batch] = mean_BD.cpu().numpy()
             if progress:
-                progress(min(start + batch, len(pixels)), len(pixels))
+                progress(min(start + batch, count), count)
     return embedding_ND
 
 

@@ -12,6 +12,11 @@ from enclip.recipes import Device
 log = logging.getLogger(__name__)
 
 
+def after_training(device: Device) -> Device:
+    """What a run's later steps ask for: they may be on another machine than its training, without its GPU."""
+    return "auto" if device == "cuda" else device
+
+
 def resolve_device(device: Device, *, local_rank: int = 0) -> torch.device:
     """The torch device of `auto`, `cuda` or `cpu`; `auto` takes CUDA where there is one.
 

@@ -15,7 +15,6 @@ from enclip.models.clip import ClipModel, embed_pixels
 from enclip.records import Products
 
 TOGETHER = 8  # products of one cluster that share a batch
-EMBEDDED_AT_ONCE = 4096  # pictures: more would be copied off a memory map by the gigabyte
 
 
 def kinds(products: Products) -> Ints:
@@ -35,8 +34,7 @@ def picture_clusters(
     from sklearn.cluster import MiniBatchKMeans
 
     model.module.eval()
-    parts = np.array_split(rows, -(-len(rows) // EMBEDDED_AT_ONCE))
-    image_RD = np.concatenate([embed_pixels(model, pixels[part], device) for part in parts])
+    image_RD = embed_pixels(model, pixels, device, rows=rows)
     # Of fewer distinct pictures scikit-learn makes fewer clusters, and warns.
     count = min(max(1, round(len(rows) ** 0.5)), len(np.unique(image_RD, axis=0)))
     cluster_N = np.full(len(pixels), UNKNOWN, dtype=np.int64)

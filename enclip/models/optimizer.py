@@ -60,6 +60,6 @@ def _is_image(name: str) -> bool:
 
 
 def _block(name: str) -> tuple[int, int] | None:
-    """A block's stage and number, or its number and 0."""
-    found = _BLOCK.search(name)
+    """A block's stage and number, or its number and 0; those of a hybrid tower's stem do not count."""
+    found = None if "patch_embed." in name else _BLOCK.search(name)
     return (int(found[1]), int(found[2] or 0)) if found else None

@@ -106,7 +106,10 @@ def _uniform(size: int, low: float, high: float, like: Tensor, generator: torch.
 
 
 def _move(image_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Flip, zoom, turn and shift in one bilinear resampling."""
+    """Flip, zoom, turn and shift in one bilinear resampling.
+
+    All in units of half a side, each axis its own: of pictures that are no squares a turn shears a little, too.
+    """
     size = len(image_BCHW)
     # The grid maps output to input: a factor below 1 enlarges the product. Enlarging stays mild, so
     # that a product that fills its canvas is not cut.

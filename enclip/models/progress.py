@@ -49,7 +49,7 @@ class EpochResult:
 
 
 def fingerprint(model: ClipModel, data: TrainingData, recipe: TrainRecipe, *, instance: int) -> str:
-    """Names a training by all that it learns from; only an equal one may be resumed."""
+    """Names a training by its recipe, base, products and pictures; only an equal one may be resumed."""
     digest = hashlib.sha256(recipe.model_dump_json(exclude=set(recipe.left_out_of_digests)).encode())
     digest.update(f"{instance} {data.pixels.shape} {digest_of(model.module, model.architecture)}".encode())
     for row in data.rows:
@@ -89,7 +89,7 @@ def load_state(folder: Path, *, name: str, device: torch.device) -> tuple[list[E
         saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         found = saved.pop("fingerprint")
         results = [EpochResult(**{**row, "folder": folder / row["folder"]}) for row in json.loads(saved.pop("results"))]
-    except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"The training state {path} cannot be read: {error}", remedy=f"Remove {folder} to start again."
         ) from error

@@ -78,7 +78,8 @@ def _mean_state(folders: Sequence[Path], cards: Sequence[Card], shares: Sequence
 def estimate_batch_norm(model: ClipModel, pixels: NDArray[np.uint8], device: torch.device, *, batch: int = 256) -> None:
     """Set the BatchNorm statistics of the image tower to those of these pictures, in place.
 
-    All batches count the same, so pictures beyond the last full batch are left out where there is a full one.
+    Batches are drawn: neighbours are often of one kind, and what differs between batches would be lost. All batches
+    count the same, so pictures beyond the last full batch are left out where there is a full one.
     """
     layers = [layer for layer in model.module.modules() if isinstance(layer, _BATCH_NORMS)]
     if not layers or len(pixels) < 2:
@@ -89,8 +90,9 @@ def estimate_batch_norm(model: ClipModel, pixels: NDArray[np.uint8], device: tor
         layer.momentum = None  # a cumulative mean
         layer.train()
     size = min(batch, len(pixels))
+    drawn = np.random.default_rng(0).permutation(len(pixels))
     for start in range(0, len(pixels) - size + 1, size):
-        part = torch.from_numpy(np.array(pixels[start : start + size])).to(device)
+        part = torch.from_numpy(np.array(pixels[np.sort(drawn[start : start + size])])).to(device)
         with autocast(device):
             model.module.encode_image(prepare(part, model.architecture.preprocessing))  # type: ignore[operator]
     for layer, momentum in zip(layers, momenta, strict=True):

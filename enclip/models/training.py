@@ -402,5 +402,7 @@ def _seeded(seed: int, epoch: int, rank: int, device: torch.device) -> torch.Gen
 
 def _has_stopped_improving(results: list[EpochResult], patience: int) -> bool:
     values = [result.metrics.get("val_map_at_10", 0.0) for result in results]
+    if not any(values):  # nothing can be measured of this catalog, or nothing has been learned yet
+        return False
     best = max(range(len(values)), key=lambda row: values[row])
     return patience > 0 and len(values) - 1 - best >= patience

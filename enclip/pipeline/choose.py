@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from enclip.catalog.snapshot import load_snapshot, pixel_map
 from enclip.errors import TrainingError
+from enclip.models.device import after_training
 from enclip.models.views import views_of
 from enclip.pipeline.budget import Budget, Price, Timed
 from enclip.pipeline.members import load_member, member_of
@@ -42,7 +43,7 @@ def choose(platform: Platform, run_id: str) -> ChoiceStep:
         select = Validator(products, split=Split.SELECT)
         views = plan.recipe.release.views
         for row, member in enumerate(pool):
-            model = load_member(platform.registry, member.source)
+            model = load_member(platform.registry, member.source, device=after_training(plan.recipe.train.device))
             pool[row] = member.model_copy(update={"views": views_of(views, from_scratch=model.from_scratch)})
             pixels = pixel_map(
                 products, platform.blobs, side=member.pixel_side, scratch=platform.scratch, digest=plan.snapshot

@@ -13,7 +13,7 @@ from enclip.blobs import write_whole, writing
 from enclip.catalog.snapshot import load_snapshot
 from enclip.models.captions import Captions
 from enclip.models.clip import ClipEncoder
-from enclip.models.device import resolve_device
+from enclip.models.device import after_training, resolve_device
 from enclip.models.student import CARD, WEIGHTS, OnText, TextStudent, agreement, distil
 from enclip.pipeline.members import load_member
 from enclip.pipeline.platform import Platform
@@ -30,7 +30,7 @@ def distil_run(platform: Platform, run_id: str, *, on_text: OnText | None = None
     """The student of a run's ensemble; goes on after its last finished epoch, and is made once.
 
     Raises:
-        WeightsError: a member's weights are damaged. DeviceError: the plan asks for CUDA and there is none.
+        WeightsError: a member's weights are damaged.
     """
     folder = RunFolder(platform.blobs, run_id)
     plan, choice = folder.read("plan", Plan), folder.read("choose", ChoiceStep)
@@ -41,14 +41,14 @@ def distil_run(platform: Platform, run_id: str, *, on_text: OnText | None = None
         folder.write("distil", step)
         return step
     texts = student_texts(load_snapshot(platform.blobs, plan.snapshot))
-    key = _key(choice, texts, recipe.student_epochs)
+    key = _key(choice, texts, recipe.student_epochs, seed=plan.recipe.train.seed)
     known = folder.find("distil", StudentStep)
     # Pruning takes the files of an old run, and leaves its records.
     is_whole = all(platform.blobs.exists(f"{key}/{name}") for name in (WEIGHTS, CARD))
     if known is not None and known.key == key and is_whole:
         return known
     with folder.timed("distil"):
-        device = plan.recipe.train.device
+        device = after_training(plan.recipe.train.device)
         models = [load_member(platform.registry, member.source, device=device) for member in choice.members]
         targets = [ClipEncoder(model).encode_texts(texts) for model in models]
         state = platform.scratch / key
@@ -143,7 +143,7 @@ def judged(
     )
 
 
-def _key(choice: ChoiceStep, texts: Sequence[str], epochs: int) -> str:
+def _key(choice: ChoiceStep, texts: Sequence[str], epochs: int, *, seed: int) -> str:
     members = [(member.weights_sha256, round(member.weight, 6)) for member in choice.members]
-    content = json.dumps([members, choice.best_member, list(texts), epochs]).encode()
+    content = json.dumps([members, choice.best_member, list(texts), epochs, seed]).encode()
     return f"students/{hashlib.sha256(content).hexdigest()[:24]}"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from enclip.catalog.snapshot import load_snapshot, pictures
 from enclip.errors import ConfigError
 from enclip.models.clip import ClipEncoder, embed_pixels
+from enclip.models.device import after_training
 from enclip.pipeline.colours import colour_rows, known_colours, reads_colours
 from enclip.pipeline.known import Known, recalled
 from enclip.pipeline.members import load_member
@@ -52,7 +53,7 @@ def embed(platform: Platform, run_id: str, *, member: int, shard: int) -> EmbedS
         images, titles = known_embeddings(platform, parent, chosen)
         num_names = 0
         if with_names:
-            model = load_member(platform.registry, chosen.source, device=_device(plan.recipe.train.device))
+            model = load_member(platform.registry, chosen.source, device=after_training(plan.recipe.train.device))
             name_ND, num_names = encode_names(ClipEncoder(model), products.take(rows), titles)
             platform.blobs.put(names, array_bytes(name_ND))
         embedding_ND, computed = embed_rows(
@@ -94,7 +95,7 @@ def embed_rows(
     """`embedding_ND` of these rows, float16; and how many of them had to be computed."""
     embedding_ND, missing = recalled(products.image_sha256[rows], known, width=member.dim)
     if missing:
-        model = load_member(platform.registry, member.source, device=_device(device))
+        model = load_member(platform.registry, member.source, device=after_training(device))
         parts = pictures(
             products, platform.blobs, rows[missing], side=member.pixel_side, scratch=platform.scratch, digest=snapshot
         )
@@ -118,8 +119,3 @@ def known_embeddings(platform: Platform, release: int | None, member: Member) ->
     seen_alike = others[column].views == member.views
     images = dict(zip(searcher.products.image_sha256, searcher.block(column), strict=True)) if seen_alike else {}
     return images, known_names(searcher, column)
-
-
-def _device(device: Device) -> Device:
-    """A member may be embedded on another machine than the one that trained it."""
-    return "auto" if device == "cuda" else device

@@ -119,7 +119,7 @@ def _base_evaluation(
     """The untuned base over the allowed products, with names where the challenger has them, at the same weights."""
     model = load_member(platform.registry, base.source)
     pixels = pixel_map(products, platform.blobs, side=base.pixel_side, scratch=platform.scratch, digest=plan.snapshot)
-    images = embed_pixels(model, pixels[np.flatnonzero(allowed)], model.device)
+    images = embed_pixels(model, pixels, model.device, rows=np.flatnonzero(allowed))
     gallery = products.take(allowed)
     encoder = ClipEncoder(model)
     texts = encoder.encode_texts([query.text for query in queries])

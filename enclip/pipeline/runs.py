@@ -234,9 +234,10 @@ class RunFolder:
     """The records of one run in the blob store."""
 
     def __init__(self, blobs: Blobs, run_id: str) -> None:
-        if not VALID_ID.fullmatch(run_id):
+        if not VALID_ID.fullmatch(run_id) or f"runs/{run_id}" == LAST:
             raise ConfigError(
-                f"Run id {run_id!r} is not usable as a name.", remedy="Use letters, digits, '.', '_' and '-'."
+                f"Run id {run_id!r} is not usable as a name.",
+                remedy="Use letters, digits, '.', '_' and '-'; \"last\" is taken.",
             )
         self.run_id = run_id
         self._blobs = blobs
@@ -289,7 +290,8 @@ class RunFolder:
 
 def new_run_id(kind: str) -> str:
     """An id that sorts by time."""
-    return f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    now = datetime.now(UTC)
+    return f"{kind}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}"
 
 
 def run_id_from(dag_run_id: str, kind: str) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from enclip.models.checkpoint import read_card, save_checkpoint
 from enclip.models.clip import ClipModel
-from enclip.models.device import resolve_device
+from enclip.models.device import after_training, resolve_device
 from enclip.models.soup import average_checkpoints
 from enclip.pipeline.members import member_of
 from enclip.pipeline.platform import Platform
@@ -42,7 +42,7 @@ def cook(
     sample = np.sort(np.random.default_rng(plan.recipe.train.seed).permutation(rows)[:STATISTICS_FROM])
     for batch in _batches(epochs, plan.recipe.release.soup_epochs):
         folders = [platform.registry.fetch_epoch(epoch.source) for epoch in batch]
-        device = resolve_device(plan.recipe.train.device)
+        device = resolve_device(after_training(plan.recipe.train.device))
         model = average_checkpoints(folders, pixels=pixels[sample], device=device)
         scores = select.scores(model, pixels)
         figures = figures_of(select.evaluate(scores), prefix="val")

@@ -28,7 +28,7 @@ class Validator:
 
     def scores(self, model: ClipModel, pixels: NDArray[np.uint8]) -> Floats:
         """`score_QN` of every query over the split's products; pixels are those of the whole snapshot."""
-        images = embed_pixels(model, pixels[self._rows], model.device)
+        images = embed_pixels(model, pixels, model.device, rows=self._rows)
         return ClipEncoder(model).encode_texts(self.texts) @ images.T
 
     def name_scores(self, model: ClipModel, image_QN: Floats) -> Floats:

@@ -154,6 +154,15 @@ def test_empty_cells_have_many_spellings_and_years_pass_through_floats(tmp_path:
     assert product.year == "2012" and product.category == "Shirts"
 
 
+def test_a_name_and_a_picture_can_be_empty_by_the_same_spellings(tmp_path: Path) -> None:
+    """Products named "nan" would be one group, and asked for by that name."""
+    _write(tmp_path, "id,productDisplayName,articleType,image\n1,nan,Shirts,NULL\n2,N/A,,\n3,Nancy,Shirts,one.png\n")
+    first, second, third = _read(tmp_path)
+    assert isinstance(first, RawRow) and (first.product.name, first.image) == ("", "")
+    assert isinstance(second, Rejection) and "neither a name" in second.reason
+    assert isinstance(third, RawRow) and (third.product.name, third.image) == ("Nancy", "one.png")
+
+
 def test_other_column_names_other_delimiters_and_a_picture_column(tmp_path: Path) -> None:
     _write(tmp_path, "sku;title;file;Kind\nA1;Blue shirt;one.png;Shirts\n", "feed.csv")
     (tmp_path / "one.png").write_bytes(picture(1, form="PNG"))

@@ -41,6 +41,12 @@ def test_the_batch_size_changes_nothing(clip: ClipModel, pixels: NDArray[np.uint
     np.testing.assert_allclose(small.encode_texts(TEXTS), large.encode_texts(TEXTS), atol=1e-6)
 
 
+def test_some_rows_are_embedded_as_they_are_in_all(clip: ClipModel, pixels: NDArray[np.uint8]):
+    rows = np.array([4, 0, 2])
+    found = embed_pixels(clip, pixels, clip.device, rows=rows, batch=2)
+    np.testing.assert_allclose(found, embed_pixels(clip, pixels, clip.device)[rows], atol=1e-5)
+
+
 def test_nothing_in_gives_nothing_out(clip: ClipModel):
     encoder = ClipEncoder(clip)
     assert encoder.encode_texts([]).shape == (0, 16)

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -76,6 +78,21 @@ def test_a_layer_learns_the_slower_the_more_blocks_are_above_it(
         assert group["share"] == shares[name]
         assert group["weight_decay"] == (recipe.weight_decay if value.ndim >= 2 else 0)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(towers.parameters()))
+
+
+def test_the_blocks_of_a_hybrid_s_stem_are_no_blocks_of_its_tower() -> None:
+    """ViTamin's names: convolutions in stages below a transformer."""
+
+    class Named(torch.nn.Module):
+        def named_parameters(self, *_: object, **__: object) -> Iterator[tuple[str, torch.nn.Parameter]]:
+            names = [
+                "patch_embed.backbone.stages.1.blocks.3.conv.weight",
+                "blocks.0.attn.weight",
+                "blocks.1.attn.weight",
+            ]
+            return ((f"clip.visual.trunk.{name}", torch.nn.Parameter()) for name in names)
+
+    assert list(layer_shares(Named(), 0.5).values()) == [0.5**3, 0.5**2, 0.5]
 
 
 def test_without_a_decay_there_are_two_groups_as_ever() -> None:

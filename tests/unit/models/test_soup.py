@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -39,6 +40,23 @@ def test_batch_norm_statistics_are_those_of_the_mean_network(tmp_path: Path, sha
     torch.testing.assert_close(first.running_var, seen[0].var(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
     assert first.momentum == 0.1
     assert not soup.module.training
+
+
+def test_the_order_of_pictures_changes_its_statistics_little(tmp_path: Path):
+    """In the order of their ids whole batches may be of one kind; what differs between batches is variance too."""
+    chance = np.random.default_rng(0)
+    level_N = np.repeat([20, 120, 220], 256)
+    noise = chance.integers(-20, 20, (len(level_N), 16, 16, 3))
+    pixels = (level_N[:, None, None, None] + noise).clip(0, 255).astype(np.uint8)
+    (folder,) = _sisters(tmp_path, 1)
+    found = [
+        next(layer for layer in soup.module.modules() if isinstance(layer, nn.BatchNorm2d))
+        for soup in (
+            average_checkpoints([folder], pixels=pixels[order], device=CPU)
+            for order in (np.arange(len(pixels)), chance.permutation(len(pixels)))
+        )
+    ]
+    torch.testing.assert_close(found[0].running_var, found[1].running_var, rtol=0.1, atol=1e-4)
 
 
 def test_a_soup_of_one_keeps_its_weights(tmp_path: Path, shapes: TrainingData):

@@ -303,9 +303,10 @@ def test_the_state_of_another_training_is_not_resumed(shapes: TrainingData, tmp_
         _fit(fewer, tmp_path)
 
 
-def test_a_damaged_state_is_one_clear_error(shapes: TrainingData, tmp_path: Path):
+@pytest.mark.parametrize("damaged", [b"half of a file", b"", bytes(100)], ids=["half", "empty", "zeros"])
+def test_a_damaged_state_is_one_clear_error(shapes: TrainingData, tmp_path: Path, damaged: bytes):
     _fit(shapes, tmp_path, stop_after=0)
-    (tmp_path / "state.pt").write_bytes(b"half of a file")
+    (tmp_path / "state.pt").write_bytes(damaged)
     with pytest.raises(TrainingError, match="cannot be read"):
         _fit(shapes, tmp_path)
 
@@ -324,6 +325,12 @@ def test_it_stops_when_select_gets_no_better(shapes: TrainingData, tmp_path: Pat
     results = _fit(shapes, tmp_path, recipe, scores=scores)
     assert [result.epoch for result in results] == [0, 1, 2, 3]
     assert [result.epoch for result in _fit(shapes, tmp_path, recipe, scores=scores)] == [0, 1, 2, 3]
+
+
+def test_it_goes_on_where_nothing_can_be_measured(shapes: TrainingData, tmp_path: Path):
+    recipe = RECIPE.model_copy(update={"epochs": 4, "patience": 2})
+    results = _fit(shapes, tmp_path, recipe, scores=dict.fromkeys(range(5), 0.0))
+    assert [result.epoch for result in results] == [0, 1, 2, 3, 4]
 
 
 def test_a_loss_that_is_not_a_number_ends_it_with_a_remedy(shapes: TrainingData, tmp_path: Path):
