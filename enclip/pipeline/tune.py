@@ -42,8 +42,8 @@ def tune(
     Parts are chosen in the order in which they enter the score, as a grid over all of them together would
     choose by chance: *select* has too few queries for so many candidates. Of most parts the best is taken. What
     clusters gain is less than *select* can tell, over one catalog, and their grid is the largest: there the default
-    stands that studies over many folds have found to pay (`docs/decisions/0013`), unless another beats it by three
-    standard errors over queries as pairs: of some 40 tries, one beats it by two through chance alone.
+    stands (`docs/decisions/0013` has what it gains over five folds), unless another beats it by three standard errors
+    over queries as pairs: of some 40 tries, one beats it by two through chance alone.
 
     Args:
         build: a searcher of that many clusters, with that mix.
