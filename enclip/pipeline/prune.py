@@ -19,7 +19,7 @@ from enclip.errors import RegistryError
 from enclip.ledger import YEAR_DAYS, unsurpassed_since
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import aliases_held
-from enclip.pipeline.runs import VALID_ID, ChoiceStep, Plan, RunFolder, StudentStep
+from enclip.pipeline.runs import ChoiceStep, Plan, RunFolder, StudentStep, is_run_id
 from enclip.pipeline.shards import snapshot_part
 from enclip.recipes import Retention
 from enclip.registry import EPOCH_MODEL, LINKED, RELEASE_MODEL, Registry, StoredVersion
@@ -147,7 +147,7 @@ class _Run:
 def _runs_since(blobs: Blobs, since: datetime) -> list[_Run]:
     """The runs that have written a record since then."""
     names = {blob.key.split("/")[1] for blob in blobs.listing("runs/") if blob.written_at >= since}
-    folders = [RunFolder(blobs, name) for name in sorted(names) if VALID_ID.fullmatch(name)]
+    folders = [RunFolder(blobs, name) for name in sorted(names) if is_run_id(name)]
     return [
         _Run(plan, folder.find("choose", ChoiceStep), folder.find("distil", StudentStep))
         for folder in folders

@@ -20,7 +20,7 @@ from enclip.release import Candidate, GallerySettings, Member
 RecordType = TypeVar("RecordType", bound="Record")
 LAST = "runs/last"
 COMMANDS = {"plan": "snapshot", "release": "cluster", "evaluation": "evaluate"}  # where a step and its record differ
-VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
 
 
 class Record(BaseModel):
@@ -234,7 +234,7 @@ class RunFolder:
     """The records of one run in the blob store."""
 
     def __init__(self, blobs: Blobs, run_id: str) -> None:
-        if not VALID_ID.fullmatch(run_id) or f"runs/{run_id}" == LAST:
+        if not is_run_id(run_id):
             raise ConfigError(
                 f"Run id {run_id!r} is not usable as a name.",
                 remedy="Use letters, digits, '.', '_' and '-'; \"last\" is taken.",
@@ -286,6 +286,11 @@ class RunFolder:
 
     def _key(self, step: str) -> str:
         return f"runs/{self.run_id}/{step}.json"
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a run may be called so: the store can take it, and it is not the name of what says which was the last."""
+    return bool(_RUN_ID.fullmatch(name)) and f"runs/{name}" != LAST
 
 
 def new_run_id(kind: str) -> str:

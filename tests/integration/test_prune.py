@@ -19,7 +19,7 @@ from enclip.pipeline.members import member_of
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.promote import previous_release, promote, promote_by_hand, set_challenger
 from enclip.pipeline.prune import prune
-from enclip.pipeline.runs import ChoiceStep, Origin, Plan, RunFolder
+from enclip.pipeline.runs import ChoiceStep, Origin, Plan, RunFolder, remember_last
 from enclip.recipes import Retention, RetrainRecipe
 from enclip.registry import CHAMPION, EPOCH_MODEL, RELEASE_MODEL, StoredVersion
 from enclip.release import Ingredient, Manifest, read_manifest, write_manifest
@@ -198,6 +198,7 @@ def test_a_run_of_late_keeps_what_it_was_planned_with(platform: Platform, make_c
     choice = ChoiceStep(members=(member,), candidates=(), best_member=0, chosen_because="")
     RunFolder(platform.blobs, "long").write("choose", choice)
     _make_older(platform, days=90)
+    remember_last(platform.blobs, "lately")  # a file beside the runs, which is none
     assert UNUSED in prune(platform, Retention(keep_releases=1)).kept
     assert have_files(platform, EPOCH_MODEL) == set(range(1, 9))
 
