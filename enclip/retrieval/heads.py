@@ -44,7 +44,7 @@ ABSENT = -30.0  # logit of a value that no picture has
 NOBODY = np.zeros(0, dtype=np.int64)
 PAIR, PAIRED = "gender and article_type", ("gender", "article_type")  # the one pair that pays: docs/decisions/0008
 BLOCK = 16_384
-LONGEST = 8  # words of a value
+LONGEST = 8  # words of a text that are held against a value; values of more are not named
 LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
 
 ES = ("sse", "xe", "ze", "che", "she")  # what a plural s leaves of dresses, boxes, watches and brushes
