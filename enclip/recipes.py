@@ -180,8 +180,8 @@ class ReleaseRecipe(Recipe):
     feedbacks: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.25),
         min_length=1,
-        description="How far a broad query turns toward the clusters of its first results, to try; 0: it does not. Of "
-        "pictures alone the last stands unless select proves another better, where names are searched the first.",
+        description="How far a broad query turns toward the clusters of its first results, to try; 0: it does not. The "
+        "first stands unless select proves another better; the last where neither attributes nor names are searched.",
     )
     gallery: Gallery = Field(
         "image",

@@ -94,10 +94,11 @@ def clustered(searcher: Searcher, recipe: ReleaseRecipe) -> Iterator[Searcher]:
     """A searcher with its clusters in each way to try, the default first: feedbacks, where a bank says which queries
     are broad; none; pulls.
 
-    Where names are searched, too, they find the kind that words mean, and feedback is no default.
+    Where attributes count or names are searched, these find the kind that words mean, and feedback is no default.
     """
     feedbacks = recipe.feedbacks if searcher.bank is not None else (0.0,)
-    feedbacks = feedbacks if searcher.has_names else feedbacks[::-1]
+    by_default = not (searcher.mix.attribute_weight or searcher.has_names)
+    feedbacks = feedbacks[::-1] if by_default else feedbacks
     if 0.0 in recipe.pulls:
         for feedback in feedbacks:
             yield searcher.with_mix(pull=0, narrowing=0, feedback=feedback)

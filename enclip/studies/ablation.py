@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from enclip.pipeline.gallery import plain, without_bank
 from enclip.records import Split
 from enclip.retrieval.mix import WITHOUT_CLUSTERS, Mix
+from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
 from enclip.studies.findings import Findings
 from enclip.studies.lab import Epoch
@@ -12,7 +13,7 @@ from enclip.studies.material import NAME_SHARE, Material, Values
 
 TUNED, UNTUNED, ENSEMBLE, VIEWED = "fine-tuned, best epoch", "not fine-tuned", "ensemble", "ensemble + views"
 HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names alone", "names: BM25 alone"
-PULL = 0.15  # where select chose none: the least that is tried
+PULL, FEEDBACK = 0.15, 0.25  # where select chose none: the least that is tried
 OFF, ON = "without clusters", "with clusters"
 NO_ENSEMBLE = "not fine-tuned, ensemble (there is none)"
 UNTUNED_ONE, TUNED_ONE, TUNED_MANY = "not fine-tuned, one model", "fine-tuned, one model", "fine-tuned, ensemble"
@@ -81,7 +82,7 @@ def run(material: Material) -> Findings:
         "ensemble + views + attributes": material.searched(without_bank(release).with_mix(**WITHOUT_CLUSTERS), members),
         "ensemble + views + bank": material.searched(release.with_mix(attribute_weight=0, **WITHOUT_CLUSTERS), members),
         "ensemble + views + bank + attributes": material.searched(release.with_mix(**WITHOUT_CLUSTERS), members),
-        "ensemble + views + bank + attributes + clusters": material.searched(release, members),
+        "ensemble + views + bank + attributes + clusters": material.searched(_turned(release), members),
         BM25: material.ap_of_rankings(names),
         "names: not fine-tuned": _cosines(material, [base], [1.0], names=True),
         "names: not fine-tuned + clusters": _cosines(material, [base], [1.0], pull=pull, names=True),
@@ -99,6 +100,12 @@ def run(material: Material) -> Findings:
         "crossed": {"name share": NAME_SHARE, "clusters": release.clusters.count, "pull": pull},
     }
     return Findings(systems, facts)
+
+
+def _turned(searcher: Searcher) -> Searcher:
+    """The same with clusters in the score: as *select* chose, and where it chose none, fed back."""
+    mix = searcher.mix
+    return searcher if mix.pull or mix.feedback else searcher.with_mix(feedback=FEEDBACK)
 
 
 def _cosines(

@@ -150,6 +150,25 @@ def test_where_names_are_searched_feedback_is_no_default() -> None:
     assert tuned.searcher.mix == Mix(name_share=0.5)
 
 
+def test_where_attributes_count_feedback_is_no_default() -> None:
+    build, queries, select, allowed = world(hubs=0.0)
+    bare = build(6, Mix())
+    products, block = bare.products, bare.block(0)
+    fitted = ensemble_heads(products, [block], [1.0], [12.0], train_values(products))
+    assert fitted is not None
+
+    def headed(count: int, mix: Mix) -> Searcher:
+        return Searcher.build(
+            products, [block], [1.0], cluster_count=count, mix=mix, bank=bare.bank, heads=fitted.judged
+        )
+
+    once = {"cluster_counts": (6,), "pulls": (0.0,), "calibrations": (0.0,), "exemplar_shares": (0.0,)}
+    tuned = tune(headed, queries, select, allowed, ReleaseRecipe(**once, attribute_weights=(0.5,)), mix=Mix())
+    assert tuned.searcher.mix == Mix(attribute_weight=0.5)
+    tuned = tune(headed, queries, select, allowed, ReleaseRecipe(**once, attribute_weights=(0.0,)), mix=Mix())
+    assert tuned.searcher.mix == Mix(feedback=0.25), "heads without a weight say nothing of a product"
+
+
 def test_clusters_that_gain_less_than_an_error_are_left_out() -> None:
     theirs = np.full(100, 0.5)
     gains = np.tile([0.1, -0.1], 50)  # a standard error of 0.01

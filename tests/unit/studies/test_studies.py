@@ -251,6 +251,8 @@ def test_the_ablation_crosses_its_parts_by_gallery(
         assert len(protocols) == 1 + part.startswith("product text"), "each protocol by itself"
         mean = np.mean([systems[ours]["type"] - systems[theirs]["type"] for ours, theirs in pairs])
         assert done.document["effects"][part]["type"]["mean"] == pytest.approx(mean, abs=1e-6)
+    whole, without = (f"ensemble + views + bank + attributes{end}" for end in (" + clusters", ""))
+    assert not done.per_query[whole].equals(done.per_query[without]), "clusters are on, whatever select chose"
     # One model's cells by another way: scores computed here, AP by hand of the products' order.
     image_ND = material.embedded(material.best_epoch).image_ND.astype(np.float32)
     name_ND = material.embedded(material.best_epoch).name_ND.astype(np.float32)
