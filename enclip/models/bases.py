@@ -75,7 +75,7 @@ def at_frame(model: ClipModel, aspect: float) -> ClipModel:
     that takes squares alone. What is nearly a square has no frame.
     """
     frame = frame_of(model.side, aspect)
-    if not model.from_scratch or model.epochs_trained or frame[0] * frame[1] > MOST_OF_SQUARE * model.side**2:
+    if not model.is_untrained or frame[0] * frame[1] > MOST_OF_SQUARE * model.side**2:
         return model
     try:
         with torch.inference_mode():

@@ -37,6 +37,11 @@ class ClipModel:
     epochs_trained: int = 0
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether the weights are random still."""
+        return self.from_scratch and not self.epochs_trained
+
+    @property
     def sharpness(self) -> float:
         """What multiplies the cosines in training: the inverse temperature of its softmax."""
         return float(self.module.logit_scale.detach().exp())  # type: ignore[operator]

@@ -83,7 +83,7 @@ def fit(
     """
     name = fingerprint(model, data, recipe, instance=instance)
     if recipe.lora_rank:
-        if model.from_scratch and not model.epochs_trained:
+        if model.is_untrained:
             raise TrainingError(
                 f"lora_rank={recipe.lora_rank} trains small changes of a base, and this one starts from nothing.",
                 remedy="Use lora_rank=0, or a pretrained base.",
@@ -311,7 +311,7 @@ class Towers(nn.Module):
         if recipe.loss == "sigmoid":
             if own is None:
                 self.bias = nn.Parameter(torch.tensor(-10.0))  # SigLIP's start, and so is the scale of 10
-                if model.from_scratch and not model.epochs_trained:
+                if model.is_untrained:
                     nn.init.constant_(self.log_scale, math.log(10))
         elif own is not None:
             own.requires_grad_(False)  # the softmax ignores it, and DDP minds an unused parameter

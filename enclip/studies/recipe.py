@@ -42,15 +42,15 @@ def named(system: str, variant: str) -> str:
     return f"{variant}, {system}"
 
 
-def variants(*, from_scratch: bool) -> Mapping[str, Variant]:
+def variants(*, untrained: bool) -> Mapping[str, Variant]:
     """The default, and one technique at a time: those that such a base can be trained with."""
-    return {**VARIANTS, **(FROM_NOTHING if from_scratch else PRETRAINED)}
+    return {**VARIANTS, **(FROM_NOTHING if untrained else PRETRAINED)}
 
 
 def trainings(setting: Setting, fold: int) -> list[Training]:
     """One instance by each variant."""
     base = load_base(setting.base, seed=0, device=torch.device("cpu"))
-    tried = variants(from_scratch=base.from_scratch)
+    tried = variants(untrained=base.is_untrained)
     return [setting.instance(fold, 0).varied(**changes) for changes in tried.values()]
 
 
@@ -65,7 +65,7 @@ def run(material: Material) -> Findings:
     systems: dict[str, Values] = {}
     facts: dict[str, Fact] = {}
     quality: dict[str, float] = {}
-    for variant, changes in variants(from_scratch=base.from_scratch).items():
+    for variant, changes in variants(untrained=base.is_untrained).items():
         try:
             epochs = material.lab.train(setting.instance(fold, 0).varied(**changes))[1:]
         except TrainingError as error:

@@ -358,7 +358,7 @@ def test_each_variant_of_the_recipe_is_trained_and_the_chosen_one_is_selects(ran
     done = ran("recipe")
     facts, per_query = done.document["facts"]["0"], done.per_query
     *tried, chosen = facts
-    assert tried == list(recipe.variants(from_scratch=True)) and chosen == recipe.CHOSEN
+    assert tried == list(recipe.variants(untrained=True)) and chosen == recipe.CHOSEN
     best = max(tried, key=lambda variant: facts[variant]["its mAP@10 on select"])
     assert facts[chosen] == {**facts[best], "is": best}
     for system in (recipe.BEST, recipe.RELEASE):
@@ -369,7 +369,7 @@ def test_each_variant_of_the_recipe_is_trained_and_the_chosen_one_is_selects(ran
 
 def test_a_variant_changes_what_it_names_and_nothing_else(setting: Setting) -> None:
     plain = setting.instance(1, 0)
-    tried = recipe.variants(from_scratch=True) | recipe.variants(from_scratch=False)
+    tried = recipe.variants(untrained=True) | recipe.variants(untrained=False)
     assert plain.varied(**tried[recipe.DEFAULT]) == plain
     for changes in tried.values():
         varied = plain.varied(**changes)
@@ -380,11 +380,15 @@ def test_a_variant_changes_what_it_names_and_nothing_else(setting: Setting) -> N
     assert used >= set(ADDED_LATER), "a technique that no study asks about"
 
 
-def test_layers_are_told_apart_for_pretrained_bases_alone() -> None:
-    from_nothing, pretrained = recipe.variants(from_scratch=True), recipe.variants(from_scratch=False)
+def test_layers_are_told_apart_for_pretrained_bases_alone(platform: Platform, setting: Setting) -> None:
+    from_nothing, pretrained = recipe.variants(untrained=True), recipe.variants(untrained=False)
     assert not any("layer_decay" in changes for changes in from_nothing.values())
     assert not any("learning_rate" in changes for changes in pretrained.values())
     assert [*pretrained][-1] == "layer decay 0.75" and [*from_nothing][-1] == "learning rate 2e-3"
+    trained = Lab(platform).train(setting.instance(0, 0))[-1]
+    ours = setting.model_copy(update={"base": f"local-dir:{trained.folder}"})
+    decays = {training.recipe.layer_decay for training in recipe.trainings(ours, 0)}
+    assert decays == {1.0, 0.75}, "what we trained on another catalog is a pretrained base too"
 
 
 def test_a_variant_that_a_catalog_cannot_be_trained_with_is_listed_with_the_reason(
