@@ -47,8 +47,6 @@ BLOCK = 16_384
 LONGEST = 8  # words of a text that are held against a value; values of more are not named
 LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
 
-ES = ("sse", "xe", "ze", "che", "she")  # what a plural s leaves of dresses, boxes, watches and brushes
-
 
 @dataclass(frozen=True, eq=False)
 class LinearHeads:
@@ -94,7 +92,7 @@ class AttributeHeads:
         Plurals are alike, and so is what is written as one word or as two ("T-shirt", "Tshirts", "flip flop"). Of
         pairs there are none: what is named of each field is said by itself.
         """
-        spoken = _spoken(text)
+        spoken = words(text)
         return [
             [] if field == PAIR else _named(spoken, phrases)
             for field, phrases in zip(self.fields, self._phrases, strict=True)
@@ -120,7 +118,7 @@ class AttributeHeads:
 
     def num_named(self, text: str) -> int:
         """How many attributes a text names; "Casual Shoes" is one, though "Casual" is a value too."""
-        return len(_named(_spoken(text), self._any_phrase))
+        return len(_named(words(text), self._any_phrase))
 
     def query(self, texts: Sequence[str | None]) -> tuple[Floats, Floats]:
         """`direction_QD` that adds `w_v·x` to a score for the values that each text names, and `[Q, F]`, 1 where
@@ -379,14 +377,9 @@ def _log_loss(model: "LogisticRegression", image_HD: Floats, place_H: NDArray[np
     return -float(np.mean(model.predict_log_proba(image_HD)[np.arange(len(place_H)), place_H]))
 
 
-def _spoken(text: str) -> list[str]:
-    """Words, in the singular."""
-    return [word[:-1] if word.endswith(ES) else word for word in words(text)]
-
-
 def _known_by(value: str) -> str:
     """The letters of a value's words: people write "T-shirt" and "Tshirts"."""
-    return "".join(_spoken(value))
+    return "".join(words(value))
 
 
 def _named(spoken: Sequence[str], phrases: Mapping[str, int]) -> list[int]:

@@ -1,5 +1,6 @@
 """BM25 over product names: what vectors are fused and compared with, and what a product's own name finds."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from enclip.retrieval.filters import Mask
 
 Texts = Sequence[str | None]  # per query its words
 NAMES = "names"  # a release's folder of bm25s' own files: arrays and JSON, no pickle
+K1, B = 0.5, 0.3  # names are short, and hardly repeat a word: docs/decisions/0007
+CHECKED = 2_000  # names of an index that is read, whose words it must know
+
+_JOINT = re.compile(r"(?<=\w)['’](?=\w)|(?<=\b[^\W\d_])-(?=\w)")  # an apostrophe, and the hyphen of "T-shirt"
+_ES = ("sse", "xe", "ze", "che", "she")  # what a plural s leaves of dresses, boxes, watches and brushes
 
 
 class NameIndex:
@@ -72,6 +78,8 @@ class NameIndex:
     def load(cls, folder: Path, products: Products) -> "NameIndex":
         """The index of a folder; its arrays stay on disk, shared between processes.
 
+        One that reads words in another way, as releases from before do, is made anew of the products' names.
+
         Raises:
             ReleaseError: a file is missing, damaged, or of other products.
         """
@@ -90,7 +98,8 @@ class NameIndex:
             ) from error
         if not fits:
             raise ReleaseError(f"BM25 index {folder} is not over the release's {len(products)} products.")
-        return cls(products, model)
+        known = all(word in model.vocab_dict for name in products.name[:CHECKED] for word in words(name))
+        return cls(products, model if known else None)
 
     @property
     def num_bytes(self) -> int:
@@ -107,12 +116,13 @@ def best_matches(score_N: Floats, *, num_rows: int, allowed: Mask | None = None)
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words of letters and digits, a plural s taken off ("Shirts" meets "Shirt")."""
-    spaced = "".join(letter if letter.isalnum() else " " for letter in text.casefold())
-    return [
-        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-        for word in spaced.split()
-    ]
+    """Lower-case words of letters and digits, in the singular: "Watches" meet "Watch", "Men's" meets "Men".
+
+    A single letter before a hyphen is part of its word, as in "T-shirt" and "V-neck"; other hyphens part two words.
+    """
+    joined = _JOINT.sub("", text.casefold())
+    spaced = "".join(letter if letter.isalnum() else " " for letter in joined)
+    return [_singular(word) for word in spaced.split()]
 
 
 def word_shares(count: int, texts: Texts | None, text_shares: Sequence[float] | None) -> Floats:
@@ -129,12 +139,19 @@ def named(products: Products) -> Mask:
     return np.array([bool(name.strip()) for name in products.name], dtype=bool)
 
 
+def _singular(word: str) -> str:
+    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+        return word[:-1] if word.endswith(_ES) else word
+    return word
+
+
 def _indexed(products: Products) -> "bm25s.BM25":
     word_ids: dict[str, int] = {}  # ids of our own making: bm25s' would need its tokenizer
     corpus = [[word_ids.setdefault(word, len(word_ids)) for word in words(name)] for name in products.name]
     if not word_ids:
         raise CatalogError("No product of the catalog has a name.", remedy="Map a column with --map name=COLUMN.")
-    model = bm25s.BM25(method="lucene")
+    model = bm25s.BM25(method="lucene", k1=K1, b=B)
     model.index((corpus, word_ids), show_progress=False)
     return model
 

@@ -5,6 +5,7 @@ import pytest
 
 from enclip.errors import CatalogError, QueryError
 from enclip.records import Product, Products
+from enclip.retrieval import text
 from enclip.retrieval.text import NameIndex, words
 
 NAMES = ("Nike Men Black Shoes", "Puma Women Red Shoe", "Fossil Men Silver Watch", "", "United Colors Men's Shirt")
@@ -30,10 +31,10 @@ def test_a_rare_word_counts_more_than_a_common_one(names):
 
 
 def test_scores_follow_lucene_s_formula(names):
-    """idf · tf/(tf + k1(1 - b + b·length/mean length)), k1 = 1.5, b = 0.75: one word, by hand."""
-    lengths = np.array([4, 4, 4, 0, 5])
+    """idf · tf/(tf + k1(1 - b + b·length/mean length)), k1 = 0.5, b = 0.3: one word, by hand."""
+    lengths = np.array([4, 4, 4, 0, 4])
     idf = np.log(1 + (5 - 2 + 0.5) / (2 + 0.5))
-    expected = idf / (1 + 1.5 * (1 - 0.75 + 0.75 * 4 / lengths.mean()))
+    expected = idf / (1 + 0.5 * (1 - 0.3 + 0.3 * 4 / lengths.mean()))
     np.testing.assert_allclose(names.scores(["shoe"])[0], [expected, expected, 0, 0, 0], rtol=1e-5)
 
 
@@ -43,7 +44,41 @@ def test_only_allowed_products_answer(names):
 
 
 def test_words_are_lower_case_without_punctuation():
-    assert words("T-Shirts, Müller's DRESS & glass") == ["t", "shirt", "müller", "s", "dress", "glass"]
+    assert words("Shirts, Müller/Meier's DRESS & glass") == ["shirt", "müller", "meier", "dress", "glass"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Dresses", "dress"),
+        ("WATCHES", "Watch"),
+        ("Boxes and Brushes", "box and brush"),
+        ("Blouses", "blouse"),
+        ("Shoes", "shoe"),
+        ("T-Shirts", "tshirt"),
+        ("V-Neck", "vneck"),
+        ("Men's", "men"),
+        ("Women’s", "women"),
+        ("Slip-On", "slip on"),
+        ("Navy-Blue", "navy blue"),
+        ("3-Stripes", "3 stripe"),
+        ("Bata - Sandals -", "bata sandal"),
+    ],
+)
+def test_words_meet_however_they_are_written(one, other):
+    assert words(one) == words(other)
+    assert [part for word in words(one) for part in words(word)] == words(one), "words of words are the same"
+
+
+def test_an_index_of_words_read_in_another_way_is_made_anew(tmp_path, monkeypatch):
+    products = Products.from_rows([Product(f"p{i}", f"Fossil Watches {i}", "") for i in range(4)])
+    with monkeypatch.context() as before:
+        before.setattr(text, "words", lambda read: read.casefold().split())
+        NameIndex(products).save(tmp_path)
+    assert len(NameIndex.load(tmp_path, products).search(["watch"], k=9)[0].product_ids) == 4
+    NameIndex(products).save(tmp_path)
+    kept = NameIndex.load(tmp_path, products)
+    assert isinstance(kept._model.scores["data"], np.memmap), "what fits is left on disk"
 
 
 def test_a_catalog_without_names_and_a_k_of_zero_are_refused(names):
