@@ -208,6 +208,12 @@ class ReleaseRecipe(Recipe):
         min_length=1,
         description="Weights of what pictures say of the attributes that a query names, to try; 0: none.",
     )
+    name_attribute_weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.25, 0.5, 1.0),
+        min_length=1,
+        description="Weights of what names say of the attributes that a query names, to try where names are searched; "
+        "0: none.",
+    )
     student_epochs: int = Field(
         12,
         ge=0,

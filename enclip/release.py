@@ -87,12 +87,13 @@ class BankSettings(_Frozen):
 
 
 class AttributeSettings(_Frozen):
-    """Classifiers of attributes by picture, and how strongly those that a query names enter its score."""
+    """Classifiers of attributes by picture and by name, and how strongly those that a query names enter its score."""
 
     fields: tuple[str, ...] = ()
     num_values: int = 0
     num_colours: int = Field(0, description="Numbers of a picture's own colours that they read beside the members.")
     weight: float = 0.0
+    name_weight: float = Field(0.0, description="Of what products' names say of them, where names are searched.")
     chosen_because: str = ""
 
 

@@ -20,7 +20,7 @@ from enclip.pipeline.canary import Canaries
 from enclip.pipeline.colours import reads_colours
 from enclip.pipeline.distil import copy_student, fetch_student, judged
 from enclip.pipeline.gallery import extended
-from enclip.pipeline.heads import ensemble_heads, train_values
+from enclip.pipeline.heads import ensemble_heads, name_heads, train_values
 from enclip.pipeline.index import Words, with_index
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import STUDENT, OpenRelease, open_release, open_release_folder
@@ -157,7 +157,13 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
             num_values=sum(map(len, searcher.heads.values)) if searcher.heads else 0,
             num_colours=searcher.heads.num_colours if searcher.heads else 0,
             weight=mix.attribute_weight,
-            chosen_because=tuned.why.get("attributes", "The catalog has no attributes to tell apart."),
+            name_weight=mix.name_attribute_weight,
+            chosen_because=" ".join(
+                [
+                    tuned.why.get("attributes", "The catalog has no attributes to tell apart."),
+                    *([f"By name: {tuned.why['attributes by name']}"] if "attributes by name" in tuned.why else []),
+                ]
+            ),
         ),
         "gallery": gallery.model_copy(
             update={
@@ -199,7 +205,9 @@ def _chosen(
     texts = bank_texts(products)
     asked = [ClipEncoder(model).encode_texts(texts.texts) for model in models]
     bank = query_bank(texts, asked, blocks, weights, sharpnesses)
-    heads = ensemble_heads(products, blocks, weights, sharpnesses, train_values(products), colour_NC=colour_NC)
+    values = train_values(products)
+    heads = ensemble_heads(products, blocks, weights, sharpnesses, values, colour_NC=colour_NC)
+    by_name = name_heads(products, values) if names and heads else None
 
     def build(count: int, mix: Mix) -> Searcher:
         return Searcher.build(
@@ -215,6 +223,7 @@ def _chosen(
             bank=bank,
             heads=heads.judged if heads else None,
             colour_NC=colour_NC,
+            name_heads=by_name.judged if by_name else None,
         )
 
     queries = [ClipEncoder(model).encode_texts(select.texts) for model in models]
@@ -231,4 +240,7 @@ def _chosen(
         most=recipe.student_loss,
         needed=choice.needs_student,
     )
-    return (replace(tuned, searcher=tuned.searcher.with_heads(heads.final)) if heads else tuned), student
+    if heads is not None:
+        final = tuned.searcher.with_heads(heads.final, by_name.final if by_name else None)
+        tuned = replace(tuned, searcher=final)
+    return tuned, student

@@ -20,7 +20,7 @@ from enclip.pipeline.platform import Platform
 from enclip.pipeline.runs import ChoiceStep, EvaluationStep, Plan, QueryRow, ReleaseStep, RunFolder
 from enclip.records import Floats, Products, Query, QueryKind, Split
 from enclip.release import GallerySettings, Member
-from enclip.retrieval.mix import Mix
+from enclip.retrieval.mix import WITHOUT_ATTRIBUTES, Mix
 from enclip.retrieval.ranking import rank
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
@@ -53,7 +53,7 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             "without clusters": measure(searcher, blocks, queries, allowed=is_gate, use_clusters=False).evaluation,
             "without bank": measure(without_bank(searcher), blocks, queries, allowed=is_gate).evaluation,
             "without attributes": measure(
-                searcher.with_mix(attribute_weight=0), blocks, queries, allowed=is_gate
+                searcher.with_mix(**WITHOUT_ATTRIBUTES), blocks, queries, allowed=is_gate
             ).evaluation,
         }
         if challenger.student is not None:

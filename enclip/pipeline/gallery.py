@@ -13,7 +13,7 @@ from enclip.pipeline.names import encode_names, known_names
 from enclip.pipeline.open_release import OpenRelease
 from enclip.pipeline.platform import Platform
 from enclip.records import Floats, Products, Query, Ranking
-from enclip.retrieval.mix import WITHOUT_CLUSTERS
+from enclip.retrieval.mix import WITHOUT_ATTRIBUTES, WITHOUT_CLUSTERS
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
 
@@ -77,6 +77,7 @@ def extended(
         bank=searcher.bank,
         heads=searcher.heads,
         colour_NC=colour_NC,
+        name_heads=searcher.wording.named.heads if searcher.wording.named is not None else None,
     )
 
 
@@ -102,7 +103,7 @@ def without_bank(searcher: Searcher) -> Searcher:
 
 def plain(searcher: Searcher) -> Searcher:
     """The ensemble's cosines alone: without bank, attributes and clusters; names keep their part."""
-    return without_bank(searcher).with_mix(attribute_weight=0, **WITHOUT_CLUSTERS)
+    return without_bank(searcher).with_mix(**WITHOUT_ATTRIBUTES, **WITHOUT_CLUSTERS)
 
 
 def parts_alone(
@@ -114,10 +115,10 @@ def parts_alone(
     """
     if not searcher.has_names:
         return {}
-    pictures = searcher.with_mix(name_share=0, bm25_weight=0)
+    pictures = searcher.with_mix(name_share=0, bm25_weight=0, name_attribute_weight=0)
     found = {"pictures alone": ("image", measure(pictures, query_blocks, queries, allowed=allowed).evaluation)}
-    if searcher.names is not None:
-        vectors = searcher.with_mix(bm25_weight=0)
+    if searcher.names is not None or searcher.mix.name_attribute_weight:
+        vectors = searcher.with_mix(bm25_weight=0, name_attribute_weight=0)
         found["vectors alone"] = ("name", measure(vectors, query_blocks, queries, allowed=allowed).evaluation)
     names = searcher.names or NameIndex(searcher.products)
     rankings = names.search([query.text for query in queries], k=DEPTH, allowed=allowed)

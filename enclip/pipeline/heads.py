@@ -1,5 +1,6 @@
-"""Attribute heads of an ensemble, from the pictures of train and *select* and what their rows say of them."""
+"""Attribute heads: of an ensemble by pictures, and of names, of train and *select* and what their rows say of them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,13 @@ from enclip.models.captions import CAPTION_FIELDS
 from enclip.pipeline.bank import softened
 from enclip.records import Products, Split
 from enclip.retrieval.heads import PAIR, AttributeHeads, LinearHeads, fit_heads, known_values
+from enclip.retrieval.name_heads import NameHeads, words_of
+from enclip.retrieval.text import words
 
 MOST_ROWS = 30_000  # products of a split: of more a sample is used
 UNSEEN = 2  # pictures of the train split that one of *select* counts as: docs/decisions/0008
+INVERSE_PENALTIES_OF_WORDS = (1.0, 3.0, 10.0)
+FEWEST_NAMES, MOST_WORDS = 2, 20_000  # names of the train split that have a word that is read; words that are read
 
 Values = dict[str, tuple[str, ...]]
 
@@ -97,6 +102,34 @@ def ensemble_heads(
     judged, penalties = fitted(rows, penalties)
     final, _ = fitted(np.concatenate([rows, *[held] * UNSEEN]), penalties)
     return FittedHeads(judged, final)
+
+
+@dataclass(frozen=True)
+class FittedNameHeads:
+    """What reads names, by whose it was fitted; as `FittedHeads`."""
+
+    judged: NameHeads
+    final: NameHeads
+
+
+def name_heads(products: Products, values: Values) -> FittedNameHeads | None:
+    """What reads these values in names, by the words of train's names, of which *select* chooses how strongly they are
+    held back; None where there are no values, or no words.
+    """
+    train, select = (_some(np.flatnonzero(products.split == split)) for split in (Split.TRAIN, Split.SELECT))
+    counts = Counter(word for name in products.name[train] for word in set(words(str(name))))
+    vocabulary = tuple(sorted(word for word, count in counts.most_common(MOST_WORDS) if count >= FEWEST_NAMES))
+    if not values or not vocabulary:
+        return None
+    known = products.take(np.concatenate([train, select]))
+    word_NW = words_of(known.name, vocabulary)
+    rows, held = np.arange(len(train)), np.arange(len(train), len(known))
+    starts = tuple(np.cumsum([0, *map(len, values.values())])[:-1].tolist())
+    judged, penalties = fit_heads(
+        known, rows, word_NW, values, sharpness=1.0, held=held, tried=INVERSE_PENALTIES_OF_WORDS
+    )
+    final, _ = fit_heads(known, np.arange(len(known)), word_NW, values, sharpness=1.0, penalties=penalties)
+    return FittedNameHeads(NameHeads(vocabulary, starts, judged), NameHeads(vocabulary, starts, final))
 
 
 def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Weigh the parts of a release's score on *select*: calibration and exemplars, attributes, clusters, BM25."""
+"""Weigh the parts of a release's score on *select*: calibration and exemplars, attributes, clusters, words of names."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +86,13 @@ def tune(
             (best.with_mix(bm25_weight=weight) for weight in sorted(recipe.bm25_weights)),
             quality,
             lambda searcher: f"weight {searcher.mix.bm25_weight:g}",
+        )
+    if best.wording.named is not None:
+        # After BM25: of *select*'s queries these leave it nothing to do, but people search brands, too.
+        best, why["attributes by name"] = _best(
+            (best.with_mix(name_attribute_weight=weight) for weight in sorted(recipe.name_attribute_weights)),
+            quality,
+            lambda searcher: f"weight {searcher.mix.name_attribute_weight:g}",
         )
     return Tuned(best, why)
 

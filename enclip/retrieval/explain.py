@@ -21,6 +21,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("likely queries", ("calibration",)),
     ("clusters", ("pull", "narrowing", "feedback")),
     ("BM25", ("bm25_weight",)),
+    ("attributes by name", ("name_attribute_weight",)),
 )
 
 

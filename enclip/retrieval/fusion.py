@@ -58,15 +58,6 @@ def share_query(query_QD: Floats, share_Q: Floats) -> Floats:
     return np.concatenate([(1 - share_Q1) * query_QD, share_Q1 * query_QD], axis=1)
 
 
-def blend(score_C: Floats, match_C: Floats, weight: float) -> Floats:
-    """`(1 - weight)·score + weight·match`: vectors and BM25, each by bounds of its own, cosine's and the query's.
-
-    Theoretical bounds instead of those of the candidates (Bruch et al., arXiv 2210.11934, 4.1): a product's
-    score does not depend on which others were found or filtered out.
-    """
-    return np.asarray((1 - weight) * score_C + weight * match_C, np.float32)
-
-
 def mix_queries(embedding_QDs: Sequence[Floats], weights: Sequence[float]) -> Floats:
     """One member's queries made of several parts (text and image): their weighted sum at unit norm, `[Q, D]`.
 

@@ -33,6 +33,7 @@ from enclip.retrieval.arrays import array_names, read_arrays
 from enclip.retrieval.text import words
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
     from sklearn.linear_model import LogisticRegression
 
 HEADS = "heads.npz"
@@ -302,32 +303,33 @@ def known_rows(products: Products, field: str, known: Sequence[str]) -> NDArray[
 def fit_heads(
     products: Products,
     rows: NDArray[np.int64],
-    image_ND: NDArray[np.floating],
+    image_ND: "NDArray[np.floating] | csr_matrix",
     values: Mapping[str, tuple[str, ...]],
     *,
     sharpness: float,
     held: NDArray[np.int64] = NOBODY,
     penalties: Mapping[str, float] | None = None,
+    tried: Sequence[float] = INVERSE_PENALTIES,
 ) -> tuple[LinearHeads, dict[str, float]]:
     """Heads by scikit-learn's logistic regression, and per field the inverse penalty that they were fitted with.
 
     Args:
         rows: to fit on; one that stands twice counts twice. held: others, whose log-loss chooses each field's penalty.
-        image_ND: embeddings of the products, of one member or of several.
+        image_ND: embeddings of the products, of one member or of several; or the words of their names.
         values: as `known_values` found them.
         sharpness: what multiplies embeddings: a penalty then means the same for every member.
-        penalties: per field, where they are known.
+        penalties: per field, where they are known. tried: those to choose from, where they are not.
     """
     weights, intercepts, chosen = [], [], {}
     for field, known in values.items():
         column_N = known_rows(products, field, known)
         train, other = rows[column_N[rows] >= 0], held[column_N[held] >= 0]
-        scaled = [np.asarray(image_ND[part], np.float32) * np.float32(sharpness) for part in (train, other)]
-        tried = INVERSE_PENALTIES if penalties is None else (penalties[field],)
+        scaled = [image_ND[part].astype(np.float32) * np.float32(sharpness) for part in (train, other)]
+        candidates = tried if penalties is None else (penalties[field],)
         if len(other) < FEWEST_HELD:
-            tried = tried[:1]
+            candidates = candidates[:1]
         column_C, weight_DC, intercept_C, chosen[field] = _fit(
-            scaled[0], column_N[train], scaled[1], column_N[other], tried
+            scaled[0], column_N[train], scaled[1], column_N[other], candidates
         )
         weight_DV, intercept_V = np.zeros((image_ND.shape[1], len(known))), np.full(len(known), ABSENT)
         weight_DV[:, column_C], intercept_V[column_C] = weight_DC, intercept_C  # a value that a sample lacks: unlikely
@@ -340,7 +342,11 @@ def fit_heads(
 
 
 def _fit(
-    image_ND: Floats, column_N: NDArray[np.int64], held_HD: Floats, column_H: NDArray[np.int64], tried: Sequence[float]
+    image_ND: "Floats | csr_matrix",
+    column_N: NDArray[np.int64],
+    held_HD: "Floats | csr_matrix",
+    column_H: NDArray[np.int64],
+    tried: Sequence[float],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], float]:
     """The columns that pictures have, their `weight_DC` and `intercept_C`, and the inverse penalty.
 
@@ -370,7 +376,7 @@ def _fit(
     return found, model.coef_.T, model.intercept_, penalty
 
 
-def _log_loss(model: "LogisticRegression", image_HD: Floats, place_H: NDArray[np.int64]) -> float:
+def _log_loss(model: "LogisticRegression", image_HD: "Floats | csr_matrix", place_H: NDArray[np.int64]) -> float:
     """The mean of what pictures' own values lack in log-probability; 0 for no pictures."""
     if not len(place_H):
         return 0.0

@@ -17,7 +17,8 @@ class Mix:
         bm25_weight: of BM25 over names in the score of words.
         calibration: of the bank's bias that comes off the score of words.
         exemplar_share: of the bank's exemplars in a query in words.
-        attribute_weight: of the heads' log-probability of the attributes that words name.
+        attribute_weight: of the heads' log-probability of the attributes that words name, by the picture.
+        name_attribute_weight: of the same by the product's name.
     """
 
     pull: float = 0.0
@@ -28,6 +29,7 @@ class Mix:
     calibration: float = 0.0
     exemplar_share: float = 0.0
     attribute_weight: float = 0.0
+    name_attribute_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -43,3 +45,4 @@ class Mix:
 
 NOTHING = Mix()
 WITHOUT_CLUSTERS = {"pull": 0.0, "narrowing": 0.0, "feedback": 0.0}  # for `Searcher.with_mix`
+WITHOUT_ATTRIBUTES = {"attribute_weight": 0.0, "name_attribute_weight": 0.0}

@@ -56,7 +56,9 @@ class Scorer:
     Where products' names are searched too, the concatenation holds a second block for each member: the
     text tower's embedding of the name. `(1 - share)·image + share·name` is one inner product again, with
     the share on the query's side: a query without words leaves the names out. BM25's score is blended with the
-    vectors' (`fusion.blend`).
+    vectors', each by bounds of its own, cosine's and the query's, instead of those of the candidates (Bruch et al.,
+    arXiv 2210.11934, 4.1): a product's score does not depend on which others were found or filtered out. What names
+    say of attributes is added (`NamedAttributes`).
 
     What words do beyond that, by a bank of likely queries and by attribute heads, is `Wording`; a query that is a
     picture leaves it out. Words to turn from take off twice the heads' doubt (`AttributeHeads.avoidance`).
@@ -124,10 +126,20 @@ class Scorer:
         return Asked(query_QD, offset_QE, pull_Q, feedback_Q, share_Q, texts, avoided)
 
     def matches(self, asked: Asked, query: int) -> Floats | None:
-        """`[N]` BM25 of one query; None where it has no part in the score."""
-        if asked.texts is None or self.names is None or self.mix.bm25_weight == 0 or not asked.texts[query]:
+        """`[N]` what the words of names add to the scores of one query, BM25 and attributes; None where they have no
+        part in them.
+        """
+        text = asked.texts[query] if asked.texts is not None else None
+        if not text:
             return None
-        return self.names.coverage(asked.texts[query] or "")
+        found = []
+        if self.names is not None and self.mix.bm25_weight:
+            found.append(np.float32(self._bm25(asked, query)) * self.names.coverage(text))
+        if self.mix.name_attribute_weight:
+            said_N = self.wording.said_by_names(text)
+            strength = np.float32(self.mix.name_attribute_weight * asked.share_Q[query])
+            found += [] if said_N is None else [strength * said_N]
+        return np.sum(found, axis=0) if found else None
 
     def score(
         self,
@@ -145,7 +157,7 @@ class Scorer:
         query_D = asked.query_QD[query] if toward_D is None else asked.query_QD[query] + toward_D
         score_C = self._pulled(query_D, asked.offset_QE[query], row_C, float(asked.pull_Q[query]))
         if match_N is not None:
-            score_C = fusion.blend(score_C, match_N[row_C], self._bm25(asked, query))
+            score_C = self._blended(asked, query, score_C, match_N[row_C])
         if self.heads is not None and asked.avoided[query]:
             score_C = score_C + AVOIDANCE * self.heads.avoidance(asked.avoided[query], self.shown(row_C))
         return score_C
@@ -191,7 +203,7 @@ class Scorer:
         for query, score_N in enumerate(score_QN):
             match_N = self.matches(asked, query)
             if match_N is not None:
-                score_QN[query] = fusion.blend(score_N, match_N[rows], self._bm25(asked, query))
+                score_QN[query] = self._blended(asked, query, score_N, match_N[rows])
         return score_QN
 
     def block(self, member: int) -> NDArray[np.float16]:
@@ -221,6 +233,9 @@ class Scorer:
 
     def _bm25(self, asked: Asked, query: int) -> float:
         return self.mix.bm25_weight * float(asked.share_Q[query])
+
+    def _blended(self, asked: Asked, query: int, score_C: Floats, match_C: Floats) -> Floats:
+        return np.asarray((1 - self._bm25(asked, query)) * score_C + match_C, np.float32)
 
     def _pulled(self, query_D: Floats, offset_E: Floats, row_C: NDArray[np.int64], pull: float) -> Floats:
         # Not `@`: BLAS adds in another order at the edges of a matrix, and so breaks ties between equal

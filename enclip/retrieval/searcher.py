@@ -20,6 +20,7 @@ from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.index import FlatIndex, Index, index_like, load_index, with_columns
 from enclip.retrieval.mix import NOTHING, WITHOUT_CLUSTERS, Mix
+from enclip.retrieval.name_heads import NameHeads
 from enclip.retrieval.projection import Projection
 from enclip.retrieval.scoring import Asked, Scorer
 from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches
@@ -34,7 +35,7 @@ class Searcher(Scorer):
     """An immutable index over N products; searching is safe from several threads at once.
 
     A search has two passes: the projected index names the best `rescored` products among those allowed, to which
-    BM25 adds its own; these are scored exactly (see `Scorer`).
+    the words of names add theirs; these are scored exactly (see `Scorer`).
 
     Attributes:
         projection, index: see their modules.
@@ -92,6 +93,7 @@ class Searcher(Scorer):
         bank: QueryBank | None = None,
         heads: AttributeHeads | None = None,
         colour_NC: NDArray[np.floating] | None = None,
+        name_heads: NameHeads | None = None,
     ) -> "Searcher":
         """Project, index and cluster the members' embeddings of the products.
 
@@ -105,6 +107,7 @@ class Searcher(Scorer):
             name_block_NDs: per member the text tower's `[N, D_k]` of the products' names; none: names are
                 not searched. A product without a name has its image embedding there too.
             mix, names, bank, heads, colour_NC: see the attributes and `Wording`.
+            name_heads: of the values that `heads` tell apart.
 
         Raises:
             CatalogError: no products, or products out of order.
@@ -114,7 +117,8 @@ class Searcher(Scorer):
             raise CatalogError("The catalog holds no product to search.", remedy="Ingest a catalog first.")
         dims = [block.shape[1] for block in block_NDs]
         embedding_ND = joined(products, block_NDs, name_block_NDs, weights)
-        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads, colour_NC=colour_NC)
+        named = None if name_heads is None else name_heads.over(products.name)
+        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads, colour_NC=colour_NC, named=named)
         if like is None:
             projection = fit_projection(
                 embedding_ND, dims, weights, name_share=mix.name_share, spared=wording.width, seed=seed
@@ -232,8 +236,14 @@ class Searcher(Scorer):
         blocks = [self.block(member), *([self.name_block(member)] if self.has_names else [])]
         embedding_ND, dims = np.concatenate(blocks, axis=1), [self.dims[member]]
         bank, heads = self.wording.member(member)
-        colour_NC = self.wording.colours
-        wording = Wording.over(embedding_ND, self.mix, bank=bank, heads=heads, colour_NC=colour_NC)
+        wording = Wording.over(
+            embedding_ND,
+            self.mix,
+            bank=bank,
+            heads=heads,
+            colour_NC=self.wording.colours,
+            named=self.wording.named,
+        )
         projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.mix.name_share, spared=wording.width)
         single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, projection.width), np.float32))
         return Searcher(
@@ -269,11 +279,16 @@ class Searcher(Scorer):
             changed._reindex()
         return changed
 
-    def with_heads(self, heads: AttributeHeads) -> "Searcher":
-        """The same searcher with other heads of the same fields and colours."""
+    def with_heads(self, heads: AttributeHeads, name_heads: NameHeads | None = None) -> "Searcher":
+        """The same searcher with other heads of the same fields and colours, and others that read names; None: none."""
         changed = copy.copy(self)
         changed.wording = Wording.over(
-            self.embedding_ND, self.mix, bank=self.bank, heads=heads, colour_NC=self.wording.colours
+            self.embedding_ND,
+            self.mix,
+            bank=self.bank,
+            heads=heads,
+            colour_NC=self.wording.colours,
+            named=None if name_heads is None else name_heads.over(self.products.name),
         )
         changed._reindex()
         check_parts(changed)
@@ -296,9 +311,10 @@ class Searcher(Scorer):
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the vectors (index, half-precision embeddings, cluster means) and of BM25's postings."""
+        """Memory of the vectors (index, half-precision embeddings, cluster means), and of the words of names."""
         vectors = int(self.index.num_bytes + self.embedding_ND.nbytes + self.cluster_mean_CD.nbytes)
-        return vectors + (self.names.num_bytes if self.names is not None else 0)
+        by_words = (self.names, self.wording.named)
+        return vectors + sum(part.num_bytes for part in by_words if part is not None)
 
     def save(self, folder: Path) -> None:
         """Write the searcher's files into a folder."""
@@ -370,7 +386,7 @@ class Searcher(Scorer):
 def _with_matches(
     row_C: NDArray[np.int64], match_N: Floats | None, wanted: int, mask: Mask | None
 ) -> NDArray[np.int64]:
-    """Candidates, and the best by BM25 where that has a part."""
+    """Candidates, and the best by the words of their names where these have a part."""
     if match_N is None:
         return row_C
     return np.union1d(row_C, best_matches(match_N, num_rows=wanted, allowed=mask))

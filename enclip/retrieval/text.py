@@ -111,8 +111,8 @@ class NameIndex:
 
 
 def best_matches(score_N: Floats, *, num_rows: int, allowed: Mask | None = None) -> NDArray[np.int64]:
-    """The rows of the best products among the allowed ones with at least one of the words, best first."""
-    return ranking.top(_matching(score_N, allowed), num_rows)
+    """The rows of the best products among the allowed ones that are better than the worst of all, best first."""
+    return ranking.top(_matching(score_N - score_N.min(initial=0), allowed), num_rows)
 
 
 def words(text: str) -> list[str]:

@@ -42,7 +42,8 @@ class ExplainAnswer(BaseModel):
     product: ProductCard
     score: float
     parts: dict[str, float] = Field(
-        description="cosines, then what names, exemplars, attributes, likely queries, clusters, BM25 and without add."
+        description="cosines, then what names, exemplars, attributes, likely queries, clusters, BM25, attributes by "
+        "name and without add."
     )
     cosines: dict[str, float] = Field(description="Of the ensemble with each part of what was asked.")
     members: list[MemberOpinion]

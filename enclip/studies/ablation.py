@@ -13,6 +13,7 @@ from enclip.studies.material import NAME_SHARE, Material, Values
 
 TUNED, UNTUNED, ENSEMBLE, VIEWED = "fine-tuned, best epoch", "not fine-tuned", "ensemble", "ensemble + views"
 HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names alone", "names: BM25 alone"
+UNREAD = "names: hybrid, without attributes by name"
 PULL, FEEDBACK = 0.15, 0.25  # where select chose none: the least that is tried
 OFF, ON = "without clusters", "with clusters"
 NO_ENSEMBLE = "not fine-tuned, ensemble (there is none)"
@@ -91,12 +92,18 @@ def run(material: Material) -> Findings:
         VECTORS: _cosines(material, members, weights, names=True),
         "names: vectors + clusters": _cosines(material, members, weights, pull=pull, names=True),
         "names: vectors + views + bank + attributes": material.searched(
-            hybrid.with_mix(bm25_weight=0, **WITHOUT_CLUSTERS), members
+            hybrid.with_mix(bm25_weight=0, name_attribute_weight=0, **WITHOUT_CLUSTERS), members
         ),
+        UNREAD: material.searched(hybrid.with_mix(name_attribute_weight=0), members),
         HYBRID: material.searched(hybrid, members),
     }
     facts = {
-        "hybrid": {"name share": hybrid.mix.name_share, "BM25 weight": hybrid.mix.bm25_weight},
+        "hybrid": {
+            "name share": hybrid.mix.name_share,
+            "weight of attributes": hybrid.mix.attribute_weight,
+            "BM25 weight": hybrid.mix.bm25_weight,
+            "weight of attributes by name": hybrid.mix.name_attribute_weight,
+        },
         "crossed": {"name share": NAME_SHARE, "clusters": release.clusters.count, "pull": pull},
     }
     return Findings(systems, facts)

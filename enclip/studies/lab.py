@@ -29,7 +29,7 @@ from enclip.models.student import CARD, TextStudent, distil
 from enclip.models.views import views_of
 from enclip.pipeline.bank import BankTexts, bank_texts
 from enclip.pipeline.distil import student_texts
-from enclip.pipeline.heads import UNSEEN, FittedHeads, Values, ensemble_heads, train_values
+from enclip.pipeline.heads import UNSEEN, FittedHeads, FittedNameHeads, Values, ensemble_heads, name_heads, train_values
 from enclip.pipeline.platform import Platform
 from enclip.pipeline.shards import array_bytes
 from enclip.pipeline.soups import STATISTICS_FROM
@@ -119,6 +119,11 @@ class Fold:
     def values(self) -> Values:
         """What attribute heads tell apart."""
         return train_values(self.products)
+
+    @cached_property
+    def name_heads(self) -> FittedNameHeads | None:
+        """What reads these values in names."""
+        return name_heads(self.products, self.values)
 
     @property
     def texts(self) -> list[str]:

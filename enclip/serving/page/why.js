@@ -11,6 +11,7 @@ const PARTS = {
   "likely queries": ["calibration", "taken off products that resemble every search"],
   clusters: ["cluster", "pulled toward the mean of those that look like it"],
   BM25: ["words in the name", "of the search, found in the product's name"],
+  "attributes by name": ["attributes, by its name", "how likely the product's name means what the words name"],
   without: ["to turn from", "the picture shows what was not wanted"],
 };
 const ASKED = { text: "the words", image: "your picture", like: "the product", without: "the words to turn from" };

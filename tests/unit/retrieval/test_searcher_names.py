@@ -77,7 +77,7 @@ def slow_vectors(shop, name_blocks, query: int, *, share: float = SHARE) -> list
 
 
 def slow_coverage(shop, text: str) -> list[float]:
-    """BM25 by its formula (k1 1.5, b 0.75), over the sum of the words' idf."""
+    """BM25 by its formula (k1 0.5, b 0.3), over the sum of the words' idf."""
     names = [words(name) for name in shop.products.name]
     mean_length = sum(map(len, names)) / len(names)
     counts = {word: sum(word in name for name in names) for word in words(text)}
@@ -86,7 +86,7 @@ def slow_coverage(shop, text: str) -> list[float]:
     covered = []
     for name in names:
         score = sum(
-            idf[word] * name.count(word) / (name.count(word) + 1.5 * (0.25 + 0.75 * len(name) / mean_length))
+            idf[word] * name.count(word) / (name.count(word) + 0.5 * (0.7 + 0.3 * len(name) / mean_length))
             for word in known
         )
         covered.append(score / sum(idf[word] for word in known))

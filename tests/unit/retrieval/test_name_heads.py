@@ -1,0 +1,200 @@
+"""What names say of attributes: learnt from the words of train's names, by names alone where products are searched."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from enclip.errors import ReleaseError
+from enclip.pipeline.heads import ensemble_heads, name_heads, train_values
+from enclip.pipeline.tune import tune
+from enclip.pipeline.validate import Validator
+from enclip.recipes import ReleaseRecipe
+from enclip.records import Floats, Product, Products, Split
+from enclip.retrieval.mix import Mix
+from enclip.retrieval.name_heads import NAME_HEADS, NamedAttributes, words_of
+from enclip.retrieval.searcher import Searcher
+from enclip.retrieval.text import NameIndex
+
+WORDS = {"Casual Shoes": ("Sneakers", "Loafer"), "Shirts": ("Oxford", "Polo"), "Handbags": ("Tote", "Clutch")}
+COLOURS = {"Navy Blue": "Indigo", "Red": "Crimson", "White": "Ivory"}
+QUERY = "navy blue casual shoes"
+
+
+def catalog(count: int = 600) -> Products:
+    """Names that never use the catalog's words for type and colour."""
+    chance, rows = np.random.default_rng(0), []
+    for row in range(count):
+        kind, colour = chance.choice(list(WORDS)), chance.choice(list(COLOURS))
+        name = f"{chance.choice(['Acme', 'Duke'])} {COLOURS[colour]} {chance.choice(WORDS[kind])} No {row}"
+        rows.append(
+            Product(
+                product_id=f"p{row:04d}",
+                name="" if row % 50 == 49 else name,
+                image_sha256=f"{row:064x}",
+                gender="Men",
+                base_colour=str(colour),
+                article_type=str(kind),
+                sub_category="Things",
+                split=(Split.TRAIN, Split.TRAIN, Split.SELECT, Split.GATE)[row % 4],
+            )
+        )
+    return Products.from_rows(rows)
+
+
+def unit(count: int, dim: int, seed: int) -> Floats:
+    vectors = np.random.default_rng(seed).normal(size=(count, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def products() -> Products:
+    return catalog()
+
+
+@pytest.fixture(scope="module")
+def built(products: Products) -> Searcher:
+    """A hybrid whose pictures and names' embeddings say nothing."""
+    return searcher(products)
+
+
+def searcher(products: Products, *, judged: bool = False) -> Searcher:
+    values = train_values(products)
+    block = unit(len(products), 12, 1)
+    heads, by_name = ensemble_heads(products, [block], [1.0], [8.0], values), name_heads(products, values)
+    assert heads is not None and by_name is not None
+    return Searcher.build(
+        products,
+        [block],
+        [1.0],
+        cluster_count=4,
+        mix=Mix(name_share=0.5, bm25_weight=0.2, name_attribute_weight=1.0),
+        name_block_NDs=[unit(len(products), 12, 2)],
+        names=NameIndex(products),
+        heads=heads.judged if judged else heads.final,
+        name_heads=by_name.judged if judged else by_name.final,
+        rescored=100,
+    )
+
+
+def meant(products: Products) -> np.ndarray:
+    return (products.article_type == "Casual Shoes") & (products.base_colour == "Navy Blue") & (products.name != "")
+
+
+def test_words_that_no_query_shares_find_what_they_mean(products: Products, built: Searcher) -> None:
+    query = [unit(1, 12, 3)]
+    gate = np.asarray(products.split == Split.GATE)
+    wanted = set(products.product_id[meant(products) & gate])
+    (found,) = built.search(query, k=len(wanted), texts=[QUERY], allowed=gate)
+    assert len(wanted) == 10 and set(found.product_ids) == wanted
+    (without,) = built.with_mix(name_attribute_weight=0).search(query, k=len(wanted), texts=[QUERY], allowed=gate)
+    assert len(wanted & set(without.product_ids)) < len(wanted) / 2
+
+
+def test_a_search_finds_what_an_exhaustive_one_would(products: Products, built: Searcher) -> None:
+    """Of 600 products the first pass names 100 by vectors that say nothing."""
+    query, texts = [unit(3, 12, 3)], [QUERY, "Duke red shirts", "white handbag by acme"]
+    scores = built.exact_scores(query, texts=texts)
+    for found, score_N in zip(built.search(query, k=5, texts=texts), scores, strict=True):
+        best = np.lexsort((products.product_id, -score_N))[:5]
+        assert found.product_ids == tuple(products.product_id[best])
+
+
+def test_log_probabilities_are_scikit_learns(products: Products, built: Searcher) -> None:
+    named, heads = built.wording.named, built.heads
+    assert named is not None and heads is not None
+    known = products.split != Split.GATE
+    word_NW = words_of(products.name, named.heads.vocabulary)
+    field = heads.fields.index("base_colour")
+    column = heads.starts[field] + heads.values[field].index("Navy Blue")
+    found_N = named.log_probability([[column] if row == field else [] for row in range(len(heads.fields))])
+    penalties = (1.0, 3.0, 10.0)
+    fits = [LogisticRegression(C=penalty).fit(word_NW[known], products.base_colour[known]) for penalty in penalties]
+    expected = [fit.predict_log_proba(word_NW)[:, list(fit.classes_).index("Navy Blue")] for fit in fits]
+    assert min(float(np.abs(found_N - values).max()) for values in expected) < 0.02
+    assert (found_N[products.name == ""] < -0.5).all() and (found_N <= 1e-5).all()
+
+
+def test_values_of_a_field_count_in_the_mean_and_fields_add_up(built: Searcher) -> None:
+    named, heads = built.wording.named, built.heads
+    assert named is not None and heads is not None
+    first, second = heads.asked("red")[heads.fields.index("base_colour")] * 1, heads.asked("navy blue")
+    colour, kind = heads.fields.index("base_colour"), heads.fields.index("article_type")
+
+    def said(**columns: list[int]) -> Floats:
+        asked = [columns.get(field, []) for field in heads.fields]
+        found = named.log_probability(asked)
+        assert found is not None
+        return found
+
+    red, blue = first, second[colour]
+    shoes = heads.asked("casual shoes")[kind]
+    np.testing.assert_allclose(
+        said(base_colour=red + blue), (said(base_colour=red) + said(base_colour=blue)) / 2, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        said(base_colour=red, article_type=shoes), said(base_colour=red) + said(article_type=shoes), atol=1e-4
+    )
+    assert named.log_probability([[] for _ in heads.fields]) is None
+
+
+def test_a_products_own_attributes_have_no_part_in_it(products: Products) -> None:
+    """Of the products that are searched the names alone are read."""
+    gate = np.asarray(products.split == Split.GATE)
+    hidden = {
+        column: np.where(gate, "Secret", getattr(products, column)).astype(object)
+        for column in ("base_colour", "article_type")
+    }
+    query = [unit(1, 12, 3)]
+    known, unknown = searcher(products), searcher(replace(products, **hidden))
+    assert known.search(query, k=30, texts=[QUERY], allowed=gate) == unknown.search(
+        query, k=30, texts=[QUERY], allowed=gate
+    )
+
+
+def test_pictures_and_words_that_name_nothing_leave_names_out(built: Searcher) -> None:
+    query, silent = [unit(1, 12, 3)], built.with_mix(name_attribute_weight=0)
+    for texts in (None, ["acme"], [""]):
+        assert built.search(query, k=9, texts=texts) == silent.search(query, k=9, texts=texts)
+    half = built.search(query, k=9, texts=[QUERY], text_shares=[0.0])
+    assert half == silent.search(query, k=9, texts=[QUERY], text_shares=[0.0])
+
+
+def test_files_hold_it_and_refuse_what_does_not_fit(products: Products, built: Searcher, tmp_path: Path) -> None:
+    built.save(tmp_path)
+    query = [unit(1, 12, 3)]
+    assert Searcher.load(tmp_path).search(query, k=9, texts=[QUERY]) == built.search(query, k=9, texts=[QUERY])
+    path = tmp_path / NAME_HEADS
+    with pytest.raises(ReleaseError, match="601 products"):
+        NamedAttributes.load(path, num_products=601)
+    arrays = dict(np.load(path))
+    np.savez(path, **{**arrays, "word": np.full_like(arrays["word"], 10**6)})
+    with pytest.raises(ReleaseError, match="not of the release's 600"):
+        Searcher.load(tmp_path)
+    np.savez(path, **{**arrays, "starts": arrays["starts"] + 1})
+    with pytest.raises(ReleaseError, match="of other attributes"):
+        Searcher.load(tmp_path)
+    path.unlink()
+    with pytest.raises(ReleaseError, match="hold nothing of them"):
+        Searcher.load(tmp_path)
+
+
+def test_select_weighs_it_after_bm25(products: Products) -> None:
+    select = Validator(products, split=Split.SELECT)
+    queries = [unit(len(select.texts), 12, 4)]
+    recipe = ReleaseRecipe(pulls=(0.0,), bm25_weights=(0.3,))
+    mix = Mix(name_share=0.5)
+    built = searcher(products, judged=True)
+    silent = built.with_mix(bm25_weight=0, name_attribute_weight=0)
+    allowed = products.split == Split.SELECT
+    tuned = tune(lambda count, mix: silent, queries, select, allowed, recipe, mix=mix)
+    assert tuned.searcher.mix.bm25_weight == 0.3 and tuned.searcher.mix.name_attribute_weight > 0
+    assert tuned.why["attributes by name"].startswith("weight ")
+
+
+def test_a_catalog_of_names_alone_or_attributes_alone_has_none(products: Products) -> None:
+    nameless = replace(products, name=np.full(len(products), "", dtype=object))
+    assert name_heads(nameless, train_values(nameless)) is None
+    assert name_heads(products, {}) is None
