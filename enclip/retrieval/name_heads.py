@@ -7,6 +7,7 @@ Of a product that is searched the name alone is read: what its row says of its a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +78,22 @@ class NamedAttributes:
         asked = [field for field, columns in enumerate(column_FVs) if columns]
         if not asked:
             return None
-        linear = self.heads.linear
-        weight_W = sum(linear.weight_DV[:, column_FVs[field]].mean(axis=1) for field in asked)
-        found_N = self.word_NW @ weight_W - self.normaliser_NF[:, asked].sum(axis=1)
-        return np.asarray(found_N + sum(linear.intercept_V[column_FVs[field]].mean() for field in asked), np.float32)
+        weight_W = sum(self._weight_of_value[column_FVs[field]].mean(axis=0) for field in asked)
+        constant = sum(self.heads.linear.intercept_V[column_FVs[field]].mean() for field in asked)
+        found_N = self.word_NW @ weight_W + np.float32(constant)
+        for field in asked:
+            found_N -= self._normaliser_of_field[field]
+        return np.asarray(found_N, np.float32)
+
+    @cached_property
+    def _weight_of_value(self) -> Floats:
+        """`[V, W]`, side by side in memory, as a search reads them."""
+        return np.ascontiguousarray(self.heads.linear.weight_DV.T)
+
+    @cached_property
+    def _normaliser_of_field(self) -> Floats:
+        """`[F, N]`, likewise."""
+        return np.ascontiguousarray(self.normaliser_NF.T)
 
     @property
     def num_bytes(self) -> int:

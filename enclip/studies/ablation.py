@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from enclip.pipeline.gallery import plain, without_bank
-from enclip.records import Split
+from enclip.records import Floats, Split
 from enclip.retrieval.mix import WITHOUT_CLUSTERS, Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
@@ -13,7 +15,7 @@ from enclip.studies.material import NAME_SHARE, Material, Values
 
 TUNED, UNTUNED, ENSEMBLE, VIEWED = "fine-tuned, best epoch", "not fine-tuned", "ensemble", "ensemble + views"
 HYBRID, VECTORS, BM25 = "names: hybrid", "names: vectors of pictures and names alone", "names: BM25 alone"
-UNREAD = "names: hybrid, without attributes by name"
+UNREAD, UNSEEN = "names: hybrid, without attributes by name", "names: BM25 and attributes by name, no vectors"
 PULL, FEEDBACK = 0.15, 0.25  # where select chose none: the least that is tried
 OFF, ON = "without clusters", "with clusters"
 NO_ENSEMBLE = "not fine-tuned, ensemble (there is none)"
@@ -94,6 +96,7 @@ def run(material: Material) -> Findings:
         "names: vectors + views + bank + attributes": material.searched(
             hybrid.with_mix(bm25_weight=0, name_attribute_weight=0, **WITHOUT_CLUSTERS), members
         ),
+        UNSEEN: material.ap(_by_words(material, hybrid, members)),
         UNREAD: material.searched(hybrid.with_mix(name_attribute_weight=0), members),
         HYBRID: material.searched(hybrid, members),
     }
@@ -107,6 +110,17 @@ def run(material: Material) -> Findings:
         "crossed": {"name share": NAME_SHARE, "clusters": release.clusters.count, "pull": pull},
     }
     return Findings(systems, facts)
+
+
+def _by_words(material: Material, hybrid: Searcher, members: Sequence[Epoch]) -> Floats:
+    """The scores of *gate* by what the words of names say, and nothing else; 0 where they say nothing of a query."""
+    queries = [material.world.of(Split.GATE, material.embedded(member))[0] for member in members]
+    asked, rows = hybrid.asked(queries, material.world.gate.texts), np.flatnonzero(material.allowed(Split.GATE))
+    score_QN = np.zeros((len(queries[0]), len(rows)), np.float32)
+    for query, score_N in enumerate(score_QN):
+        said_N = hybrid.matches(asked, query)
+        score_N += 0 if said_N is None else said_N[rows]
+    return score_QN
 
 
 def _turned(searcher: Searcher) -> Searcher:

@@ -57,6 +57,7 @@ def recipe(platform: Platform, gallery: Gallery) -> RetrainRecipe:
             gallery=gallery,
             name_shares=(0.3, 0.6),
             bm25_weights=(0.0, 0.4),
+            name_attribute_weights=(0.5,),
             shards=2,
         ),
         gate=OPEN,
@@ -106,6 +107,23 @@ def test_the_manifest_says_what_was_chosen_and_why(platform: Platform, hybrid: O
     assert "on select (0.3: " in gallery.chosen_because
     assert f"weight {gallery.bm25_weight:g}: " in gallery.chosen_because
     assert RunFolder(platform.blobs, "hybrid").read("choose", ChoiceStep).gallery.name_share == gallery.name_share
+    attributes = hybrid.manifest.attributes
+    assert attributes.name_weight == hybrid.searcher.mix.name_attribute_weight == 0.5
+    assert "By name: weight 0.5: " in attributes.chosen_because
+    pictures = platform.registry.release_manifest(IMAGE).attributes
+    assert pictures.name_weight == 0 and "By name" not in pictures.chosen_because
+
+
+def test_names_say_of_attributes_what_their_words_meant_in_training(hybrid: OpenRelease) -> None:
+    """Of names alone: what the gallery's own rows say has no part in it."""
+    products, named = hybrid.products, hybrid.searcher.wording.named
+    assert named is not None and hybrid.searcher.heads is not None
+    is_gate = products.split == Split.GATE
+    for kind in set(products.article_type[is_gate]):
+        said_N = named.log_probability(hybrid.searcher.heads.scored(str(kind)))
+        assert said_N is not None
+        is_kind = products.article_type == kind
+        assert said_N[is_gate & is_kind].mean() > said_N[is_gate & ~is_kind].mean() + 1, kind
 
 
 def test_a_manifest_from_before_names_means_image(platform: Platform, tmp_path: Path) -> None:
@@ -251,6 +269,11 @@ def test_a_refresh_embeds_only_new_names_and_keeps_the_weights(
     assert sum(step.num_images - step.num_reused for step in steps) == 20 * len(hybrid.manifest.members)
     assert 0 < sum(step.num_names for step in steps) <= len(new) * len(hybrid.manifest.members)
     assert refreshed.manifest.gallery == hybrid.manifest.gallery
+    assert refreshed.manifest.attributes == hybrid.manifest.attributes
+    ours, theirs = refreshed.searcher.wording.named, hybrid.searcher.wording.named
+    assert ours is not None and theirs is not None and ours.heads.vocabulary == theirs.heads.vocabulary
+    np.testing.assert_array_equal(ours.heads.linear.weight_DV, theirs.heads.linear.weight_DV)
+    assert ours.word_NW.shape[0] == len(refreshed.products)
     assert (
         refreshed.searcher.with_mix(bm25_weight=0.9)
         .search(refreshed.encode_texts([new[0]]), k=1, texts=[new[0]])[0]
@@ -266,7 +289,7 @@ def test_parts_alone_are_the_release_with_weights_of_zero(hybrid: OpenRelease, p
     queries = build_queries(hybrid.products.take(allowed))
     blocks = hybrid.encode_texts([query.text for query in queries])
     found = parts_alone(hybrid.searcher, blocks, queries, allowed=allowed)
-    plain = hybrid.searcher.with_mix(name_share=0, bm25_weight=0)
+    plain = hybrid.searcher.with_mix(name_share=0, bm25_weight=0, name_attribute_weight=0)
     assert found["pictures alone"][1].map_at_10 == measure(plain, blocks, queries, allowed=allowed).evaluation.map_at_10
 
 
