@@ -93,8 +93,9 @@ class AttributeSettings(_Frozen):
     num_values: int = 0
     num_colours: int = Field(0, description="Numbers of a picture's own colours that they read beside the members.")
     weight: float = 0.0
-    name_weight: float = Field(0.0, description="Of what products' names say of them, where names are searched.")
     chosen_because: str = ""
+    name_weight: float = Field(0.0, description="Of what products' names say of them, where names are searched.")
+    name_chosen_because: str = ""
 
 
 class StudentSettings(_Frozen):

@@ -158,12 +158,8 @@ def _settings(tuned: Tuned, gallery: GallerySettings) -> dict[str, Any]:
             num_colours=searcher.heads.num_colours if searcher.heads else 0,
             weight=mix.attribute_weight,
             name_weight=mix.name_attribute_weight,
-            chosen_because=" ".join(
-                [
-                    tuned.why.get("attributes", "The catalog has no attributes to tell apart."),
-                    *([f"By name: {tuned.why['attributes by name']}"] if "attributes by name" in tuned.why else []),
-                ]
-            ),
+            chosen_because=tuned.why.get("attributes", "The catalog has no attributes to tell apart."),
+            name_chosen_because=tuned.why.get("attributes by name", ""),
         ),
         "gallery": gallery.model_copy(
             update={

@@ -66,6 +66,7 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         f"Clusters: {manifest.clusters.chosen_because or manifest.clusters.count} "
         f"Likely queries: {manifest.bank.chosen_because or 'none.'} "
         f"Attributes: {manifest.attributes.chosen_because or 'none.'} "
+        f"By name: {manifest.attributes.name_chosen_because or 'none.'} "
         f"Index: {manifest.index.kind}. {manifest.index.chosen_because} "
         f"Words: {manifest.student.chosen_because or 'each member encodes them.'} "
         f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip()

@@ -77,7 +77,7 @@ def extended(
         bank=searcher.bank,
         heads=searcher.heads,
         colour_NC=colour_NC,
-        name_heads=searcher.wording.named.heads if searcher.wording.named is not None else None,
+        name_heads=searcher.wording.said.heads if searcher.wording.said is not None else None,
     )
 
 

@@ -87,7 +87,7 @@ def tune(
             quality,
             lambda searcher: f"weight {searcher.mix.bm25_weight:g}",
         )
-    if best.wording.named is not None:
+    if best.wording.said is not None:
         # After BM25: of *select*'s queries these leave it nothing to do, but people search brands, too.
         best, why["attributes by name"] = _best(
             (best.with_mix(name_attribute_weight=weight) for weight in sorted(recipe.name_attribute_weights)),

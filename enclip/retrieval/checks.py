@@ -27,11 +27,11 @@ def check_parts(searcher: "Searcher") -> None:
         raise ReleaseError("The score is calibrated, but the release's files hold no bank of queries to do it by.")
     if mix.attribute_weight and searcher.heads is None:
         raise ReleaseError("Attributes have a weight in the score, but the release's files hold no heads for them.")
-    named = searcher.wording.named
+    said = searcher.wording.said
     heads = searcher.heads
-    if named is not None and (heads is None or named.heads.shape != (len(heads.joint.intercept_V), *heads.starts)):
+    if said is not None and (heads is None or said.heads.shape != (len(heads.joint.intercept_V), *heads.starts)):
         raise ReleaseError("What names say of attributes is of other attributes than the release's heads tell apart.")
-    if mix.name_attribute_weight and named is None:
+    if mix.name_attribute_weight and said is None:
         raise ReleaseError(
             "Attributes by name have a weight in the score, but the release's files hold nothing of them."
         )

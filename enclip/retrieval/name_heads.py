@@ -44,7 +44,7 @@ class NameHeads:
         """V, and the starts: what they have in common with the attribute heads of the same values."""
         return (len(self.linear.intercept_V), *self.starts)
 
-    def over(self, names: Strings) -> "NamedAttributes":
+    def over(self, names: Strings) -> "SaidByNames":
         """What these names say."""
         word_NW = words_of(names, self.vocabulary)
         normaliser_NF = np.empty((len(names), len(self.starts)), np.float32)
@@ -52,11 +52,11 @@ class NameHeads:
             logit_NV = word_NW[start : start + BLOCK] @ self.linear.weight_DV + self.linear.intercept_V
             for field, part_NV in enumerate(np.split(logit_NV, self.starts[1:], axis=1)):
                 normaliser_NF[start : start + BLOCK, field] = fusion.log_sum_exp(part_NV)
-        return NamedAttributes(self, word_NW, normaliser_NF)
+        return SaidByNames(self, word_NW, normaliser_NF)
 
 
 @dataclass(frozen=True, eq=False)
-class NamedAttributes:
+class SaidByNames:
     """What the names of N products say of their attributes.
 
     Attributes:
@@ -115,7 +115,7 @@ class NamedAttributes:
         )
 
     @classmethod
-    def load(cls, path: Path, *, num_products: int) -> "NamedAttributes":
+    def load(cls, path: Path, *, num_products: int) -> "SaidByNames":
         """What an npz holds. Raises ReleaseError where it is missing, damaged, or of other products."""
         found = read_arrays(path, "vocabulary", "starts", "weight", "intercept", "word", "first", "normaliser")
         vocabulary, starts, weight_WV, intercept_V, word_P, first_N, normaliser_NF = found

@@ -58,7 +58,7 @@ class Scorer:
     the share on the query's side: a query without words leaves the names out. BM25's score is blended with the
     vectors', each by bounds of its own, cosine's and the query's, instead of those of the candidates (Bruch et al.,
     arXiv 2210.11934, 4.1): a product's score does not depend on which others were found or filtered out. What names
-    say of attributes is added (`NamedAttributes`).
+    say of attributes is added (`SaidByNames`).
 
     What words do beyond that, by a bank of likely queries and by attribute heads, is `Wording`; a query that is a
     picture leaves it out. Words to turn from take off twice the heads' doubt (`AttributeHeads.avoidance`).
@@ -135,10 +135,8 @@ class Scorer:
         found = []
         if self.names is not None and self.mix.bm25_weight:
             found.append(np.float32(self._bm25(asked, query)) * self.names.coverage(text))
-        if self.mix.name_attribute_weight:
-            said_N = self.wording.said_by_names(text)
-            strength = np.float32(self.mix.name_attribute_weight * asked.share_Q[query])
-            found += [] if said_N is None else [strength * said_N]
+        if self.mix.name_attribute_weight and (said_N := self.wording.said_by_names(text)) is not None:
+            found.append(np.float32(self.mix.name_attribute_weight * asked.share_Q[query]) * said_N)
         return np.sum(found, axis=0) if found else None
 
     def score(

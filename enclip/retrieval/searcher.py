@@ -117,8 +117,8 @@ class Searcher(Scorer):
             raise CatalogError("The catalog holds no product to search.", remedy="Ingest a catalog first.")
         dims = [block.shape[1] for block in block_NDs]
         embedding_ND = joined(products, block_NDs, name_block_NDs, weights)
-        named = None if name_heads is None else name_heads.over(products.name)
-        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads, colour_NC=colour_NC, named=named)
+        said = None if name_heads is None else name_heads.over(products.name)
+        wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads, colour_NC=colour_NC, said=said)
         if like is None:
             projection = fit_projection(
                 embedding_ND, dims, weights, name_share=mix.name_share, spared=wording.width, seed=seed
@@ -242,7 +242,7 @@ class Searcher(Scorer):
             bank=bank,
             heads=heads,
             colour_NC=self.wording.colours,
-            named=self.wording.named,
+            said=self.wording.said,
         )
         projection = fit_projection(embedding_ND, dims, [1.0], name_share=self.mix.name_share, spared=wording.width)
         single = Clusters(np.zeros(len(self.products), np.int32), np.zeros((1, projection.width), np.float32))
@@ -288,7 +288,7 @@ class Searcher(Scorer):
             bank=self.bank,
             heads=heads,
             colour_NC=self.wording.colours,
-            named=None if name_heads is None else name_heads.over(self.products.name),
+            said=None if name_heads is None else name_heads.over(self.products.name),
         )
         changed._reindex()
         check_parts(changed)
@@ -313,7 +313,7 @@ class Searcher(Scorer):
     def num_bytes(self) -> int:
         """Memory of the vectors (index, half-precision embeddings, cluster means), and of the words of names."""
         vectors = int(self.index.num_bytes + self.embedding_ND.nbytes + self.cluster_mean_CD.nbytes)
-        by_words = (self.names, self.wording.named)
+        by_words = (self.names, self.wording.said)
         return vectors + sum(part.num_bytes for part in by_words if part is not None)
 
     def save(self, folder: Path) -> None:

@@ -18,7 +18,7 @@ from enclip.retrieval import fusion
 from enclip.retrieval.bank import BANK, QueryBank
 from enclip.retrieval.heads import HEADS, AttributeHeads
 from enclip.retrieval.mix import Mix
-from enclip.retrieval.name_heads import NAME_HEADS, NamedAttributes
+from enclip.retrieval.name_heads import NAME_HEADS, SaidByNames
 from enclip.retrieval.text import Texts
 
 NAMES_SAY = 4.0  # times the log-probability by pictures: names are surer of it. docs/decisions/0007
@@ -31,13 +31,13 @@ class Wording:
     Attributes:
         offset_NE: the bank's bias, then the heads' normaliser of each field and the colours that they read; E is 0
             without both.
-        named: what the products' names say of the values that heads tell apart; only with heads.
+        said: what the products' names say of the values that heads tell apart; only with heads.
     """
 
     bank: QueryBank | None
     heads: AttributeHeads | None
     offset_NE: Floats
-    named: NamedAttributes | None = None
+    said: SaidByNames | None = None
 
     @classmethod
     def over(
@@ -48,7 +48,7 @@ class Wording:
         bank: QueryBank | None,
         heads: AttributeHeads | None,
         colour_NC: NDArray[np.floating] | None = None,
-        named: NamedAttributes | None = None,
+        said: SaidByNames | None = None,
     ) -> "Wording":
         """Compute the offsets of products' concatenations, by a mix's shares of names and exemplars.
 
@@ -66,7 +66,7 @@ class Wording:
                     f"Heads read {heads.num_colours} colours of {len(embedding_ND)} pictures; there are {own_NC.shape}."
                 )
             columns += [heads.normalisers(embedding_ND, own_NC), np.asarray(own_NC, np.float32)]
-        return cls(bank, heads, np.concatenate(columns, axis=1), named)
+        return cls(bank, heads, np.concatenate(columns, axis=1), said)
 
     def remixed(self, embedding_ND: NDArray[np.floating], mix: Mix) -> "Wording":
         """The same for other shares of names or exemplars, which move the bank's bias."""
@@ -131,9 +131,9 @@ class Wording:
         """`[N]`, at most 0, in units of the score: how likely names mean the attributes that a text names; None where
         it names none, or there is nothing that reads names.
         """
-        if self.named is None or self.heads is None:
+        if self.said is None or self.heads is None:
             return None
-        found_N = self.named.log_probability(self.heads.scored(text))
+        found_N = self.said.log_probability(self.heads.scored(text))
         return None if found_N is None else found_N * np.float32(NAMES_SAY / self.heads.sharpness)
 
     def member(self, member: int) -> tuple[QueryBank | None, AttributeHeads | None]:
@@ -150,23 +150,23 @@ class Wording:
             self.bank.save(folder / BANK, self.offset_NE[:, 0])
         if self.heads is not None:
             self.heads.save(folder / HEADS, self.offset_NE[:, first:])
-        if self.named is not None:
-            self.named.save(folder / NAME_HEADS)
+        if self.said is not None:
+            self.said.save(folder / NAME_HEADS)
 
     @classmethod
     def load(cls, folder: Path, *, num_products: int) -> "Wording":
         """What a folder holds of it. Raises ReleaseError where a file is damaged, or of other products."""
         bank, bias_N = QueryBank.load(folder / BANK) if (folder / BANK).exists() else (None, None)
         heads, offset_NE = AttributeHeads.load(folder / HEADS) if (folder / HEADS).exists() else (None, None)
-        named = None
+        said = None
         if (folder / NAME_HEADS).exists():
-            named = NamedAttributes.load(folder / NAME_HEADS, num_products=num_products)
+            said = SaidByNames.load(folder / NAME_HEADS, num_products=num_products)
         columns = [_nothing(num_products)]
         columns += [] if bias_N is None else [bias_N[:, None]]
         columns += [] if offset_NE is None else [offset_NE]
         if {len(column) for column in columns} != {num_products}:
             raise ReleaseError(f"The bank or the heads at {folder} are not of its {num_products} products.")
-        return cls(bank, heads, np.concatenate(columns, axis=1), named)
+        return cls(bank, heads, np.concatenate(columns, axis=1), said)
 
 
 def _bias(bank: QueryBank | None, embedding_ND: NDArray[np.floating], mix: Mix) -> Floats:

@@ -109,18 +109,18 @@ def test_the_manifest_says_what_was_chosen_and_why(platform: Platform, hybrid: O
     assert RunFolder(platform.blobs, "hybrid").read("choose", ChoiceStep).gallery.name_share == gallery.name_share
     attributes = hybrid.manifest.attributes
     assert attributes.name_weight == hybrid.searcher.mix.name_attribute_weight == 0.5
-    assert "By name: weight 0.5: " in attributes.chosen_because
+    assert attributes.name_chosen_because.startswith("weight 0.5: ")
     pictures = platform.registry.release_manifest(IMAGE).attributes
-    assert pictures.name_weight == 0 and "By name" not in pictures.chosen_because
+    assert (pictures.name_weight, pictures.name_chosen_because) == (0, "")
 
 
 def test_names_say_of_attributes_what_their_words_meant_in_training(hybrid: OpenRelease) -> None:
     """Of names alone: what the gallery's own rows say has no part in it."""
-    products, named = hybrid.products, hybrid.searcher.wording.named
-    assert named is not None and hybrid.searcher.heads is not None
+    products, said = hybrid.products, hybrid.searcher.wording.said
+    assert said is not None and hybrid.searcher.heads is not None
     is_gate = products.split == Split.GATE
     for kind in set(products.article_type[is_gate]):
-        said_N = named.log_probability(hybrid.searcher.heads.scored(str(kind)))
+        said_N = said.log_probability(hybrid.searcher.heads.scored(str(kind)))
         assert said_N is not None
         is_kind = products.article_type == kind
         assert said_N[is_gate & is_kind].mean() > said_N[is_gate & ~is_kind].mean() + 1, kind
@@ -270,7 +270,7 @@ def test_a_refresh_embeds_only_new_names_and_keeps_the_weights(
     assert 0 < sum(step.num_names for step in steps) <= len(new) * len(hybrid.manifest.members)
     assert refreshed.manifest.gallery == hybrid.manifest.gallery
     assert refreshed.manifest.attributes == hybrid.manifest.attributes
-    ours, theirs = refreshed.searcher.wording.named, hybrid.searcher.wording.named
+    ours, theirs = refreshed.searcher.wording.said, hybrid.searcher.wording.said
     assert ours is not None and theirs is not None and ours.heads.vocabulary == theirs.heads.vocabulary
     np.testing.assert_array_equal(ours.heads.linear.weight_DV, theirs.heads.linear.weight_DV)
     assert ours.word_NW.shape[0] == len(refreshed.products)

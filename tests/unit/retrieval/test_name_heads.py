@@ -14,7 +14,7 @@ from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
 from enclip.records import Floats, Product, Products, Split
 from enclip.retrieval.mix import Mix
-from enclip.retrieval.name_heads import NAME_HEADS, NamedAttributes, words_of
+from enclip.retrieval.name_heads import NAME_HEADS, SaidByNames, words_of
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
 
@@ -103,13 +103,13 @@ def test_a_search_finds_what_an_exhaustive_one_would(products: Products, built: 
 
 
 def test_log_probabilities_are_scikit_learns(products: Products, built: Searcher) -> None:
-    named, heads = built.wording.named, built.heads
-    assert named is not None and heads is not None
+    said, heads = built.wording.said, built.heads
+    assert said is not None and heads is not None
     known = products.split != Split.GATE
-    word_NW = words_of(products.name, named.heads.vocabulary)
+    word_NW = words_of(products.name, said.heads.vocabulary)
     field = heads.fields.index("base_colour")
     column = heads.starts[field] + heads.values[field].index("Navy Blue")
-    found_N = named.log_probability([[column] if row == field else [] for row in range(len(heads.fields))])
+    found_N = said.log_probability([[column] if row == field else [] for row in range(len(heads.fields))])
     penalties = (1.0, 3.0, 10.0)
     fits = [LogisticRegression(C=penalty).fit(word_NW[known], products.base_colour[known]) for penalty in penalties]
     expected = [fit.predict_log_proba(word_NW)[:, list(fit.classes_).index("Navy Blue")] for fit in fits]
@@ -118,26 +118,17 @@ def test_log_probabilities_are_scikit_learns(products: Products, built: Searcher
 
 
 def test_values_of_a_field_count_in_the_mean_and_fields_add_up(built: Searcher) -> None:
-    named, heads = built.wording.named, built.heads
-    assert named is not None and heads is not None
-    first, second = heads.asked("red")[heads.fields.index("base_colour")] * 1, heads.asked("navy blue")
-    colour, kind = heads.fields.index("base_colour"), heads.fields.index("article_type")
+    said, heads = built.wording.said, built.heads
+    assert said is not None and heads is not None
 
-    def said(**columns: list[int]) -> Floats:
-        asked = [columns.get(field, []) for field in heads.fields]
-        found = named.log_probability(asked)
+    def of(text: str) -> Floats:
+        found = said.log_probability(heads.scored(text))
         assert found is not None
         return found
 
-    red, blue = first, second[colour]
-    shoes = heads.asked("casual shoes")[kind]
-    np.testing.assert_allclose(
-        said(base_colour=red + blue), (said(base_colour=red) + said(base_colour=blue)) / 2, atol=1e-4
-    )
-    np.testing.assert_allclose(
-        said(base_colour=red, article_type=shoes), said(base_colour=red) + said(article_type=shoes), atol=1e-4
-    )
-    assert named.log_probability([[] for _ in heads.fields]) is None
+    np.testing.assert_allclose(of("red or navy blue"), (of("red") + of("navy blue")) / 2, atol=1e-4)
+    np.testing.assert_allclose(of("red shirts"), of("red") + of("shirts"), atol=1e-4)
+    assert said.log_probability([[] for _ in heads.fields]) is None
 
 
 def test_a_products_own_attributes_have_no_part_in_it(products: Products) -> None:
@@ -168,7 +159,7 @@ def test_files_hold_it_and_refuse_what_does_not_fit(products: Products, built: S
     assert Searcher.load(tmp_path).search(query, k=9, texts=[QUERY]) == built.search(query, k=9, texts=[QUERY])
     path = tmp_path / NAME_HEADS
     with pytest.raises(ReleaseError, match="601 products"):
-        NamedAttributes.load(path, num_products=601)
+        SaidByNames.load(path, num_products=601)
     arrays = dict(np.load(path))
     np.savez(path, **{**arrays, "word": np.full_like(arrays["word"], 10**6)})
     with pytest.raises(ReleaseError, match="not of the release's 600"):
