@@ -186,7 +186,7 @@ class ReleaseRecipe(Recipe):
     gallery: Gallery = Field(
         "image",
         description="What is searched: image (pictures alone, the paper's protocol), name (pictures and product "
-        "names), hybrid (both, and BM25 over names).",
+        "names, and what these say of attributes), hybrid (both, and BM25 over names).",
     )
     name_shares: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
         (0.3, 0.5, 0.7, 0.85), min_length=1, description="Shares of the name in a product's embedding to try."

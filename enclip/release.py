@@ -180,6 +180,8 @@ class Manifest(_Frozen):
         key = sorted((member.weights_sha256, round(member.weight, 6)) for member in self.members)
         if self.gallery.protocol != "image":
             key += [("name share", self.gallery.name_share), ("bm25 weight", self.gallery.bm25_weight)]
+        if self.attributes.name_weight:
+            key += [("attributes by name", self.attributes.name_weight)]
         key += [("views", member.views) for member in self.members if member.views > 1]
         return tuple(key)
 

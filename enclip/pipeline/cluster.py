@@ -204,6 +204,7 @@ def _chosen(
     values = train_values(products)
     heads = ensemble_heads(products, blocks, weights, sharpnesses, values, colour_NC=colour_NC)
     by_name = name_heads(products, values) if names and heads else None
+    said = by_name.judged.over(products.name) if by_name else None
 
     def build(count: int, mix: Mix) -> Searcher:
         return Searcher.build(
@@ -219,7 +220,7 @@ def _chosen(
             bank=bank,
             heads=heads.judged if heads else None,
             colour_NC=colour_NC,
-            name_heads=by_name.judged if by_name else None,
+            said=said,
         )
 
     queries = [ClipEncoder(model).encode_texts(select.texts) for model in models]
@@ -237,6 +238,6 @@ def _chosen(
         needed=choice.needs_student,
     )
     if heads is not None:
-        final = tuned.searcher.with_heads(heads.final, by_name.final if by_name else None)
-        tuned = replace(tuned, searcher=final)
+        final = by_name.final.over(products.name) if by_name else None
+        tuned = replace(tuned, searcher=tuned.searcher.with_heads(heads.final, final))
     return tuned, student

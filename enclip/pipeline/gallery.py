@@ -13,7 +13,7 @@ from enclip.pipeline.names import encode_names, known_names
 from enclip.pipeline.open_release import OpenRelease
 from enclip.pipeline.platform import Platform
 from enclip.records import Floats, Products, Query, Ranking
-from enclip.retrieval.mix import WITHOUT_ATTRIBUTES, WITHOUT_CLUSTERS
+from enclip.retrieval.mix import WITHOUT_ATTRIBUTES, WITHOUT_CLUSTERS, WITHOUT_NAMES, WITHOUT_WORDS_OF_NAMES
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
 
@@ -73,11 +73,11 @@ def extended(
         rescored=searcher.rescored,
         like=searcher,
         name_block_NDs=names,
-        names=NameIndex(products) if searcher.names is not None else None,
+        names=searcher.names.over(products) if searcher.names is not None else None,
         bank=searcher.bank,
         heads=searcher.heads,
         colour_NC=colour_NC,
-        name_heads=searcher.wording.said.heads if searcher.wording.said is not None else None,
+        said=searcher.wording.said.heads.over(products.name) if searcher.wording.said is not None else None,
     )
 
 
@@ -115,10 +115,10 @@ def parts_alone(
     """
     if not searcher.has_names:
         return {}
-    pictures = searcher.with_mix(name_share=0, bm25_weight=0, name_attribute_weight=0)
+    pictures = searcher.with_mix(**WITHOUT_NAMES)
     found = {"pictures alone": ("image", measure(pictures, query_blocks, queries, allowed=allowed).evaluation)}
     if searcher.names is not None or searcher.mix.name_attribute_weight:
-        vectors = searcher.with_mix(bm25_weight=0, name_attribute_weight=0)
+        vectors = searcher.with_mix(**WITHOUT_WORDS_OF_NAMES)
         found["vectors alone"] = ("name", measure(vectors, query_blocks, queries, allowed=allowed).evaluation)
     names = searcher.names or NameIndex(searcher.products)
     rankings = names.search([query.text for query in queries], k=DEPTH, allowed=allowed)

@@ -17,7 +17,8 @@ from enclip.retrieval.text import words
 MOST_ROWS = 30_000  # products of a split: of more a sample is used
 UNSEEN = 2  # pictures of the train split that one of *select* counts as: docs/decisions/0008
 INVERSE_PENALTIES_OF_WORDS = (1.0, 3.0, 10.0)
-FEWEST_NAMES, MOST_WORDS = 2, 20_000  # names of the train split that have a word that is read; words that are read
+FEWEST_NAMES = 2  # names of the train split that have a word that is read
+MOST_WEIGHTS = 4_000_000  # of the field with most values: of a larger vocabulary the most frequent words are read
 
 Values = dict[str, tuple[str, ...]]
 
@@ -117,9 +118,12 @@ def name_heads(products: Products, values: Values) -> FittedNameHeads | None:
     held back; None where there are no values, or no words.
     """
     train, select = (_some(np.flatnonzero(products.split == split)) for split in (Split.TRAIN, Split.SELECT))
+    if not values:
+        return None
     counts = Counter(word for name in products.name[train] for word in set(words(str(name))))
-    vocabulary = tuple(sorted(word for word, count in counts.most_common(MOST_WORDS) if count >= FEWEST_NAMES))
-    if not values or not vocabulary:
+    most = MOST_WEIGHTS // max(map(len, values.values()))
+    vocabulary = tuple(sorted(word for word, count in counts.most_common(most) if count >= FEWEST_NAMES))
+    if not vocabulary:
         return None
     known = products.take(np.concatenate([train, select]))
     word_NW = words_of(known.name, vocabulary)

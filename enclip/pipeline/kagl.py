@@ -15,6 +15,7 @@ from enclip.pipeline.measure import Gallery, gallery_of
 from enclip.pipeline.open_release import OpenRelease, open_release
 from enclip.pipeline.platform import Platform
 from enclip.records import Floats, Products, Query
+from enclip.retrieval.mix import WITHOUT_NAMES
 from enclip.retrieval.ranking import rank
 from enclip.retrieval.searcher import Searcher
 
@@ -115,7 +116,7 @@ def _encoded(opened: OpenRelease, products: Products, advance: Advance) -> Texts
 def _by_pictures(searcher: Searcher, allowed: NDArray[np.bool_], texts: Texts, advance: Advance) -> dict[Task, Figures]:
     """Each task by the release's own search, a block of queries at a time."""
     asked = _asked(searcher.products.take(allowed), kagl.TASKS)
-    pictures = searcher.with_mix(name_share=0, bm25_weight=0)
+    pictures = searcher.with_mix(**WITHOUT_NAMES)
     return {task: _searched(pictures, allowed, texts, task, queries, advance) for task, queries in asked.items()}
 
 

@@ -98,9 +98,9 @@ def write_report(
             }
             for label, kinds in measured.items()
         },
-        # With BM25 on one side only the difference would not be the release's.
+        # With the words of names on one side only the difference would not be the release's.
         "release_gain_over_best_epoch": {}
-        if gallery.protocol == "hybrid"
+        if gallery.protocol != "image"
         else _gain(measured, "chosen release", "best epoch (chosen on select)"),
         "clusters_gain": {
             label: _gain(measured, label, "the same without clusters") for label in measured if " clusters, " in label

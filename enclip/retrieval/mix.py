@@ -46,3 +46,5 @@ class Mix:
 NOTHING = Mix()
 WITHOUT_CLUSTERS = {"pull": 0.0, "narrowing": 0.0, "feedback": 0.0}  # for `Searcher.with_mix`
 WITHOUT_ATTRIBUTES = {"attribute_weight": 0.0, "name_attribute_weight": 0.0}
+WITHOUT_WORDS_OF_NAMES = {"bm25_weight": 0.0, "name_attribute_weight": 0.0}
+WITHOUT_NAMES = {"name_share": 0.0, **WITHOUT_WORDS_OF_NAMES}

@@ -19,7 +19,7 @@ from enclip.records import Floats, Strings
 from enclip.retrieval import fusion
 from enclip.retrieval.arrays import read_arrays
 from enclip.retrieval.heads import LinearHeads
-from enclip.retrieval.text import words
+from enclip.retrieval.text import joined, words
 
 NAME_HEADS = "name-heads.npz"
 BLOCK = 4_096
@@ -86,6 +86,11 @@ class SaidByNames:
         return np.asarray(found_N, np.float32)
 
     @cached_property
+    def is_silent(self) -> NDArray[np.bool_]:
+        """`[N]`: the products whose names have no known word."""
+        return np.asarray(np.diff(self.word_NW.indptr) == 0)
+
+    @cached_property
     def _weight_of_value(self) -> Floats:
         """`[V, W]`, side by side in memory, as a search reads them."""
         return np.ascontiguousarray(self.heads.linear.weight_DV.T)
@@ -97,9 +102,10 @@ class SaidByNames:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of what is kept of each product."""
-        word_NW = self.word_NW
-        return int(word_NW.data.nbytes + word_NW.indices.nbytes + word_NW.indptr.nbytes + self.normaliser_NF.nbytes)
+        """Memory of it, as a search reads it."""
+        word_NW, per_product, weights = self.word_NW, self.normaliser_NF.nbytes, self.heads.linear.weight_DV.nbytes
+        words_of_names = word_NW.data.nbytes + word_NW.indices.nbytes + word_NW.indptr.nbytes
+        return int(words_of_names + 2 * per_product + 2 * weights)
 
     def save(self, path: Path) -> None:
         """Write an npz."""
@@ -119,8 +125,12 @@ class SaidByNames:
         """What an npz holds. Raises ReleaseError where it is missing, damaged, or of other products."""
         found = read_arrays(path, "vocabulary", "starts", "weight", "intercept", "word", "first", "normaliser")
         vocabulary, starts, weight_WV, intercept_V, word_P, first_N, normaliser_NF = found
+        numbers = (weight_WV, intercept_V, normaliser_NF)
         if (
-            weight_WV.shape != (len(vocabulary), len(intercept_V))
+            [part.ndim for part in found] != [1, 1, 2, 1, 1, 1, 2]
+            or (vocabulary.dtype.kind, *(part.dtype.kind for part in (starts, word_P, first_N))) != ("U", "i", "i", "i")
+            or not all(part.dtype.kind == "f" and np.isfinite(part).all() for part in numbers)
+            or weight_WV.shape != (len(vocabulary), len(intercept_V))
             or first_N.shape != (num_products + 1,)
             or normaliser_NF.shape != (num_products, len(starts))
             or (len(word_P) and not 0 <= word_P.min() <= word_P.max() < len(vocabulary))
@@ -135,7 +145,8 @@ class SaidByNames:
 def words_of(names: Strings, vocabulary: Sequence[str]) -> csr_matrix:
     """`[N, W]` float32, sparse: 1 where a name has a word."""
     column_of = {word: column for column, word in enumerate(vocabulary)}
-    rows = [sorted({column_of[word] for word in words(str(name)) if word in column_of}) for name in names]
+    known = (joined(words(str(name)), column_of) for name in names)
+    rows = [sorted({column_of[word] for word in name if word in column_of}) for name in known]
     first_N = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     word_P = np.fromiter((column for row in rows for column in row), np.int32, count=int(first_N[-1]))
     return _sparse(word_P, first_N, len(vocabulary))

@@ -20,7 +20,7 @@ from enclip.retrieval.filters import FilterIndex, Mask, both
 from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.index import FlatIndex, Index, index_like, load_index, with_columns
 from enclip.retrieval.mix import NOTHING, WITHOUT_CLUSTERS, Mix
-from enclip.retrieval.name_heads import NameHeads
+from enclip.retrieval.name_heads import SaidByNames
 from enclip.retrieval.projection import Projection
 from enclip.retrieval.scoring import Asked, Scorer
 from enclip.retrieval.text import NAMES, NameIndex, Texts, best_matches
@@ -93,7 +93,7 @@ class Searcher(Scorer):
         bank: QueryBank | None = None,
         heads: AttributeHeads | None = None,
         colour_NC: NDArray[np.floating] | None = None,
-        name_heads: NameHeads | None = None,
+        said: SaidByNames | None = None,
     ) -> "Searcher":
         """Project, index and cluster the members' embeddings of the products.
 
@@ -106,8 +106,7 @@ class Searcher(Scorer):
                 refresh with new products leaves cluster numbers and old scores as they were.
             name_block_NDs: per member the text tower's `[N, D_k]` of the products' names; none: names are
                 not searched. A product without a name has its image embedding there too.
-            mix, names, bank, heads, colour_NC: see the attributes and `Wording`.
-            name_heads: of the values that `heads` tell apart.
+            mix, names, bank, heads, colour_NC, said: see the attributes and `Wording`.
 
         Raises:
             CatalogError: no products, or products out of order.
@@ -117,7 +116,6 @@ class Searcher(Scorer):
             raise CatalogError("The catalog holds no product to search.", remedy="Ingest a catalog first.")
         dims = [block.shape[1] for block in block_NDs]
         embedding_ND = joined(products, block_NDs, name_block_NDs, weights)
-        said = None if name_heads is None else name_heads.over(products.name)
         wording = Wording.over(embedding_ND, mix, bank=bank, heads=heads, colour_NC=colour_NC, said=said)
         if like is None:
             projection = fit_projection(
@@ -279,8 +277,8 @@ class Searcher(Scorer):
             changed._reindex()
         return changed
 
-    def with_heads(self, heads: AttributeHeads, name_heads: NameHeads | None = None) -> "Searcher":
-        """The same searcher with other heads of the same fields and colours, and others that read names; None: none."""
+    def with_heads(self, heads: AttributeHeads, said: SaidByNames | None = None) -> "Searcher":
+        """The same searcher with other heads of the same fields and colours, and what others read in names, if any."""
         changed = copy.copy(self)
         changed.wording = Wording.over(
             self.embedding_ND,
@@ -288,7 +286,7 @@ class Searcher(Scorer):
             bank=self.bank,
             heads=heads,
             colour_NC=self.wording.colours,
-            said=None if name_heads is None else name_heads.over(self.products.name),
+            said=said,
         )
         changed._reindex()
         check_parts(changed)

@@ -1,7 +1,8 @@
 """BM25 over product names: what vectors are fused and compared with, and what a product's own name finds."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import bm25s
@@ -16,9 +17,9 @@ from enclip.retrieval.filters import Mask
 Texts = Sequence[str | None]  # per query its words
 NAMES = "names"  # a release's folder of bm25s' own files: arrays and JSON, no pickle
 K1, B = 0.5, 0.3  # names are short, and hardly repeat a word: docs/decisions/0007
-CHECKED = 2_000  # names of an index that is read, whose words it must know
+RULE, RULES = 2, "words.json"  # which `words` an index was made by; those from before it was written down are of 1
 
-_JOINT = re.compile(r"(?<=\w)['’](?=\w)|(?<=\b[^\W\d_])-(?=\w)")  # an apostrophe, and the hyphen of "T-shirt"
+_JOINT = re.compile(r"(?<=\w)['’ʼ](?=\w)|(?<![\w'’ʼ‑-])([^\W\d_])[-‑](?=\w)")  # as in "men's", and in "T-shirt"
 _ES = ("sse", "xe", "ze", "che", "she")  # what a plural s leaves of dresses, boxes, watches and brushes
 
 
@@ -28,14 +29,15 @@ class NameIndex:
     Args:
         products: N products; of these, names and ids are read and nothing else.
         model: an index that was made of these names before; None: it is made now.
+        k1, b: of an index that is made now.
 
     Raises:
         CatalogError: no product has a name.
     """
 
-    def __init__(self, products: Products, model: "bm25s.BM25 | None" = None) -> None:
+    def __init__(self, products: Products, model: "bm25s.BM25 | None" = None, *, k1: float = K1, b: float = B) -> None:
         self._product_id = products.product_id
-        self._model = _indexed(products) if model is None else model
+        self._model = _indexed(products, k1, b) if model is None else model
         self._word_ids: dict[str, int] = self._model.vocab_dict
         # Lucene's idf: what a word can add to a score at most, however often a name repeats it.
         count_W = np.diff(self._model.scores["indptr"])
@@ -70,22 +72,29 @@ class NameIndex:
             rankings += ranking.rank(_matching(score_N, allowed)[None], self._product_id, k=k)
         return rankings
 
+    def over(self, products: Products) -> "NameIndex":
+        """The same of other products."""
+        return NameIndex(products, k1=self._model.k1, b=self._model.b)
+
     def save(self, folder: Path) -> None:
-        """Write bm25s' own files into a folder."""
+        """Write bm25s' own files into a folder, and by which rule words were read."""
         self._model.save(folder, show_progress=False)
+        (folder / RULES).write_text(json.dumps({"rule": RULE}))
 
     @classmethod
     def load(cls, folder: Path, products: Products) -> "NameIndex":
         """The index of a folder; its arrays stay on disk, shared between processes.
 
-        One that reads words in another way, as releases from before do, is made anew of the products' names.
+        One that was made by another rule of reading words, as releases from before were, is made anew of the products'
+        names, with its own k1 and b, to which its weight in the score belongs.
 
         Raises:
             ReleaseError: a file is missing, damaged, or of other products.
         """
         try:
             model = bm25s.BM25.load(folder, mmap=True)
-            scores = model.scores
+            scores, k1, b = model.scores, float(model.k1), float(model.b)
+            rule = json.loads((folder / RULES).read_bytes())["rule"] if (folder / RULES).exists() else 1
             fits = (
                 scores["num_docs"] == len(products)
                 and len(scores["indptr"]) > max(model.vocab_dict[word] for word in model.vocab_dict if word) + 1
@@ -98,8 +107,7 @@ class NameIndex:
             ) from error
         if not fits:
             raise ReleaseError(f"BM25 index {folder} is not over the release's {len(products)} products.")
-        known = all(word in model.vocab_dict for name in products.name[:CHECKED] for word in words(name))
-        return cls(products, model if known else None)
+        return cls(products, model if rule == RULE else None, k1=k1, b=b)
 
     @property
     def num_bytes(self) -> int:
@@ -107,12 +115,17 @@ class NameIndex:
         return sum(self._model.scores[part].nbytes for part in ("data", "indices", "indptr"))
 
     def _known(self, text: str) -> list[int]:
-        return [self._word_ids[word] for word in words(text) if word in self._word_ids]
+        return [self._word_ids[word] for word in joined(words(text), self._word_ids) if word in self._word_ids]
 
 
 def best_matches(score_N: Floats, *, num_rows: int, allowed: Mask | None = None) -> NDArray[np.int64]:
     """The rows of the best products among the allowed ones that are better than the worst of all, best first."""
-    return ranking.top(_matching(score_N - score_N.min(initial=0), allowed), num_rows)
+    matching_N = _matching(score_N - score_N.min(initial=0), allowed)
+    if len(matching_N) > num_rows:
+        # What cannot be among them, once scores are rounded, need not be.
+        least = np.partition(matching_N, len(matching_N) - num_rows)[len(matching_N) - num_rows]
+        matching_N[matching_N < least - 2 * 10.0**-ranking.DECIMALS] = -np.inf
+    return ranking.top(matching_N, num_rows)
 
 
 def words(text: str) -> list[str]:
@@ -120,9 +133,20 @@ def words(text: str) -> list[str]:
 
     A single letter before a hyphen is part of its word, as in "T-shirt" and "V-neck"; other hyphens part two words.
     """
-    joined = _JOINT.sub("", text.casefold())
-    spaced = "".join(letter if letter.isalnum() else " " for letter in joined)
+    together = _JOINT.sub(r"\1", text.casefold())
+    spaced = "".join(letter if letter.isalnum() else " " for letter in together)
     return [_singular(word) for word in spaced.split()]
+
+
+def joined(parts: Sequence[str], known: Container[str]) -> list[str]:
+    """The same words, but single letters with the word behind them where that is known as one: "T shirt", "V neck"."""
+    found: list[str] = []
+    for word in parts:
+        if found and len(found[-1]) == 1 and found[-1] + word in known:
+            found[-1] += word
+        else:
+            found.append(word)
+    return found
 
 
 def word_shares(count: int, texts: Texts | None, text_shares: Sequence[float] | None) -> Floats:
@@ -142,16 +166,17 @@ def named(products: Products) -> Mask:
 def _singular(word: str) -> str:
     if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
         word = word[:-1]
-        return word[:-1] if word.endswith(_ES) else word
-    return word
+    return word[:-1] if word.endswith(_ES) else word  # of "size" too, as of "sizes"
 
 
-def _indexed(products: Products) -> "bm25s.BM25":
+def _indexed(products: Products, k1: float, b: float) -> "bm25s.BM25":
+    names = [words(name) for name in products.name]
+    known = {word for name in names for word in name}
     word_ids: dict[str, int] = {}  # ids of our own making: bm25s' would need its tokenizer
-    corpus = [[word_ids.setdefault(word, len(word_ids)) for word in words(name)] for name in products.name]
+    corpus = [[word_ids.setdefault(word, len(word_ids)) for word in joined(name, known)] for name in names]
     if not word_ids:
         raise CatalogError("No product of the catalog has a name.", remedy="Map a column with --map name=COLUMN.")
-    model = bm25s.BM25(method="lucene", k1=K1, b=B)
+    model = bm25s.BM25(method="lucene", k1=k1, b=b)
     model.index((corpus, word_ids), show_progress=False)
     return model
 

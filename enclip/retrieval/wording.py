@@ -134,7 +134,11 @@ class Wording:
         if self.said is None or self.heads is None:
             return None
         found_N = self.said.log_probability(self.heads.scored(text))
-        return None if found_N is None else found_N * np.float32(NAMES_SAY / self.heads.sharpness)
+        if found_N is None:
+            return None
+        # What is likely of any product is said once: a product without a name is no worse for that.
+        strength_N = np.where(self.said.is_silent, np.float32(1), np.float32(NAMES_SAY))
+        return found_N * strength_N / np.float32(self.heads.sharpness)
 
     def member(self, member: int) -> tuple[QueryBank | None, AttributeHeads | None]:
         """Bank and heads of one member alone."""

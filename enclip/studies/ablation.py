@@ -6,7 +6,7 @@ import numpy as np
 
 from enclip.pipeline.gallery import plain, without_bank
 from enclip.records import Floats, Split
-from enclip.retrieval.mix import WITHOUT_CLUSTERS, Mix
+from enclip.retrieval.mix import WITHOUT_CLUSTERS, WITHOUT_WORDS_OF_NAMES, Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
 from enclip.studies.findings import Findings
@@ -94,7 +94,7 @@ def run(material: Material) -> Findings:
         VECTORS: _cosines(material, members, weights, names=True),
         "names: vectors + clusters": _cosines(material, members, weights, pull=pull, names=True),
         "names: vectors + views + bank + attributes": material.searched(
-            hybrid.with_mix(bm25_weight=0, name_attribute_weight=0, **WITHOUT_CLUSTERS), members
+            hybrid.with_mix(**WITHOUT_WORDS_OF_NAMES, **WITHOUT_CLUSTERS), members
         ),
         UNSEEN: material.ap(_by_words(material, hybrid, members)),
         UNREAD: material.searched(hybrid.with_mix(name_attribute_weight=0), members),

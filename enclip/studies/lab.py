@@ -262,7 +262,7 @@ class Lab:
     def heads(self, members: Sequence[Epoch], weights: Sequence[float], *, views: Sequence[int]) -> FittedHeads | None:
         """The attribute heads of an ensemble on its fold's splits, by so many views of each member's pictures."""
         world = self.fold(members[0].training.fold)
-        known = [list(views), list(world.values), NUM_COLOURS, UNSEEN]
+        known = [list(views), world.values, NUM_COLOURS, UNSEEN]
         digest = self._digest(members, weights, *known)
         paths = [self._root / f"heads-{digest}{name}.npz" for name in ("-judged", "")]
         if paths[1].is_file():

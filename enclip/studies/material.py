@@ -16,7 +16,7 @@ from enclip.pipeline.validate import Validator
 from enclip.records import Floats, Ranking, Split
 from enclip.retrieval.heads import AttributeHeads
 from enclip.retrieval.mix import Mix
-from enclip.retrieval.name_heads import NameHeads
+from enclip.retrieval.name_heads import SaidByNames
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.selection import greedy_weights
 from enclip.retrieval.text import NameIndex
@@ -32,13 +32,13 @@ class How(TypedDict, total=False):
     Attributes:
         names: a hybrid, with most of the score of vectors from names.
         views: of each picture; 0: as many as the recipe says.
-        heads, name_heads: in the place of those that it would have; a searcher that is not tuned has none unless told.
+        heads, said: in the place of those that it would have; a searcher that is not tuned has none unless told.
     """
 
     names: bool
     views: int
     heads: AttributeHeads | None
-    name_heads: NameHeads | None
+    said: SaidByNames | None
 
 
 class Material:
@@ -131,19 +131,20 @@ class Material:
     def tuned(self, members: Sequence[Epoch], weights: Sequence[float], **how: Unpack[How]) -> Tuned:
         """A release of these members, as `pipeline.cluster` chooses one."""
         fitted = None
-        by_name = self.world.name_heads if how.get("names") else None
+        by_name, names = self.world.name_heads if how.get("names") else None, self.world.products.name
         if how.get("heads") is None:
             fitted = self.lab.heads(members, weights, views=self._seen(members, how))
             how = {**how, "heads": fitted.judged if fitted else None}
         if how["heads"] is not None and by_name is not None:
-            how = {**how, "name_heads": by_name.judged}
+            how = {**how, "said": by_name.judged.over(names)}
         build = self.builder(members, weights, **how)
         select = [self.world.of(Split.SELECT, self.embedded(member))[0] for member in members]
         mix = Mix(name_share=NAME_SHARE if how.get("names") else 0.0)
         tuned = tune(build, select, self.world.select, self.allowed(Split.SELECT), self.setting.release, mix=mix)
         if fitted is None:
             return tuned
-        return replace(tuned, searcher=tuned.searcher.with_heads(fitted.final, by_name.final if by_name else None))
+        final = by_name.final.over(names) if by_name else None
+        return replace(tuned, searcher=tuned.searcher.with_heads(fitted.final, final))
 
     def views(self, member: Epoch) -> int:
         """Views of each picture that a release with this member has."""
@@ -174,7 +175,7 @@ class Material:
                 bank=bank,
                 heads=heads,
                 colour_NC=colour_NC,
-                name_heads=how.get("name_heads"),
+                said=how.get("said"),
                 name_block_NDs=[part.name_ND for part in parts] if names else (),
                 names=NameIndex(products) if names else None,
             )

@@ -21,6 +21,7 @@ from enclip.pipeline.evaluate import evaluate_run
 from enclip.pipeline.gallery import measure, parts_alone
 from enclip.pipeline.gate import decide
 from enclip.pipeline.ingest import ingest_source
+from enclip.pipeline.kagl import measure_kagl
 from enclip.pipeline.measure import measure_release
 from enclip.pipeline.members import load_member
 from enclip.pipeline.names import encode_names
@@ -35,6 +36,8 @@ from enclip.pipeline.train import train
 from enclip.recipes import Gallery, GatePolicy, ReleaseRecipe, RetrainRecipe, TrainRecipe
 from enclip.records import Split
 from enclip.release import MANIFEST, read_manifest
+from enclip.retrieval.name_heads import SaidByNames
+from enclip.retrieval.text import NameIndex
 from tests.integration.faults.world import root_of, small_base
 
 pytestmark = pytest.mark.slow
@@ -138,6 +141,8 @@ def test_the_same_members_with_another_gallery_are_another_release_to_go_back_to
     manifest = platform.registry.release_manifest(IMAGE)
     with_names = manifest.model_copy(update={"gallery": platform.registry.release_manifest(HYBRID).gallery})
     assert with_names.ensemble_key != manifest.ensemble_key
+    weighed = {"attributes": manifest.attributes.model_copy(update={"name_weight": 0.25})}
+    assert with_names.model_copy(update=weighed).ensemble_key != with_names.ensemble_key
 
 
 def test_the_index_holds_the_text_tower_s_embedding_of_each_name(platform: Platform, hybrid: OpenRelease) -> None:
@@ -291,6 +296,15 @@ def test_parts_alone_are_the_release_with_weights_of_zero(hybrid: OpenRelease, p
     found = parts_alone(hybrid.searcher, blocks, queries, allowed=allowed)
     plain = hybrid.searcher.with_mix(name_share=0, bm25_weight=0, name_attribute_weight=0)
     assert found["pictures alone"][1].map_at_10 == measure(plain, blocks, queries, allowed=allowed).evaluation.map_at_10
+
+
+def test_by_pictures_alone_kagl_reads_no_word_of_names(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("names were read")
+
+    monkeypatch.setattr(SaidByNames, "log_probability", read)
+    monkeypatch.setattr(NameIndex, "coverage", read)
+    assert "article_type_to_product" in measure_kagl(platform, HYBRID)["tasks"]
 
 
 def test_a_catalog_without_names_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from enclip.errors import CatalogError, QueryError
+from enclip.errors import CatalogError, QueryError, ReleaseError
 from enclip.records import Product, Products
 from enclip.retrieval import text
 from enclip.retrieval.text import NameIndex, words
@@ -63,6 +63,11 @@ def test_words_are_lower_case_without_punctuation():
         ("Navy-Blue", "navy blue"),
         ("3-Stripes", "3 stripe"),
         ("Bata - Sandals -", "bata sandal"),
+        ("Sizes", "size"),
+        ("Bronze Axes", "bronze axe"),
+        ("Wash-N-Wear", "wash n wear"),
+        ("Levi's-501", "levis 501"),
+        ("T‑Shirts", "tshirt"),
     ],
 )
 def test_words_meet_however_they_are_written(one, other):
@@ -71,14 +76,44 @@ def test_words_meet_however_they_are_written(one, other):
 
 
 def test_an_index_of_words_read_in_another_way_is_made_anew(tmp_path, monkeypatch):
+    """As releases from before were: with their own k1 and b, which their weight in the score was chosen for."""
     products = Products.from_rows([Product(f"p{i}", f"Fossil Watches {i}", "") for i in range(4)])
     with monkeypatch.context() as before:
         before.setattr(text, "words", lambda read: read.casefold().split())
-        NameIndex(products).save(tmp_path)
-    assert len(NameIndex.load(tmp_path, products).search(["watch"], k=9)[0].product_ids) == 4
+        NameIndex(products, k1=1.5, b=0.75).save(tmp_path)
+    (tmp_path / text.RULES).unlink()
+    made = NameIndex.load(tmp_path, products)
+    assert len(made.search(["watch"], k=9)[0].product_ids) == 4
+    np.testing.assert_array_equal(made.scores(["watch 2"]), NameIndex(products, k1=1.5, b=0.75).scores(["watch 2"]))
+    other = Products.from_rows([Product(f"q{i}", f"Fossil Watch {i}", "") for i in range(3)])
+    np.testing.assert_array_equal(
+        made.over(other).scores(["watch 2"]), NameIndex(other, k1=1.5, b=0.75).scores(["watch 2"])
+    )
     NameIndex(products).save(tmp_path)
     kept = NameIndex.load(tmp_path, products)
     assert isinstance(kept._model.scores["data"], np.memmap), "what fits is left on disk"
+    (tmp_path / text.RULES).write_text("[]")
+    with pytest.raises(ReleaseError, match="cannot be read"):
+        NameIndex.load(tmp_path, products)
+
+
+def test_a_letter_and_its_word_meet_however_they_are_written(tmp_path):
+    named = ["Puma V-Neck Tee", "Puma V Neck Tee", "Vneck", "Plan B Neck Tie"]
+    products = Products.from_rows([Product(f"p{i}", name, "") for i, name in enumerate(named)])
+    index = NameIndex(products)
+    for query in ("v neck", "V-necks", "vneck"):
+        assert set(index.search([query], k=9)[0].product_ids) == {"p0", "p1", "p2"}, query
+    assert index.search(["neck"], k=9)[0].product_ids == ("p3",), "where nobody writes it as one it stays two words"
+
+
+def test_best_matches_are_the_best_of_all_whatever_ties():
+    chance = np.random.default_rng(0)
+    for count in (5, 60, 400):
+        score_N = np.round(chance.normal(size=count), 1).astype(np.float32)
+        allowed = chance.random(count) < 0.7
+        rows = np.flatnonzero(allowed & (score_N > score_N.min()))
+        expected = rows[np.lexsort((rows, -np.round(score_N[rows].astype(np.float64), 6)))][:50]
+        np.testing.assert_array_equal(text.best_matches(score_N, num_rows=50, allowed=allowed), expected)
 
 
 def test_a_catalog_without_names_and_a_k_of_zero_are_refused(names):
