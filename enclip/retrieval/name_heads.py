@@ -19,7 +19,7 @@ from enclip.records import Floats, Strings
 from enclip.retrieval import fusion
 from enclip.retrieval.arrays import read_arrays
 from enclip.retrieval.heads import LinearHeads
-from enclip.retrieval.text import joined, words
+from enclip.retrieval.text import letters_joined, words
 
 NAME_HEADS = "name-heads.npz"
 BLOCK = 4_096
@@ -145,7 +145,7 @@ class SaidByNames:
 def words_of(names: Strings, vocabulary: Sequence[str]) -> csr_matrix:
     """`[N, W]` float32, sparse: 1 where a name has a word."""
     column_of = {word: column for column, word in enumerate(vocabulary)}
-    known = (joined(words(str(name)), column_of) for name in names)
+    known = (letters_joined(words(str(name)), column_of) for name in names)
     rows = [sorted({column_of[word] for word in name if word in column_of}) for name in known]
     first_N = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     word_P = np.fromiter((column for row in rows for column in row), np.int32, count=int(first_N[-1]))

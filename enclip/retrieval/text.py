@@ -115,7 +115,7 @@ class NameIndex:
         return sum(self._model.scores[part].nbytes for part in ("data", "indices", "indptr"))
 
     def _known(self, text: str) -> list[int]:
-        return [self._word_ids[word] for word in joined(words(text), self._word_ids) if word in self._word_ids]
+        return [self._word_ids[word] for word in letters_joined(words(text), self._word_ids) if word in self._word_ids]
 
 
 def best_matches(score_N: Floats, *, num_rows: int, allowed: Mask | None = None) -> NDArray[np.int64]:
@@ -138,7 +138,7 @@ def words(text: str) -> list[str]:
     return [_singular(word) for word in spaced.split()]
 
 
-def joined(parts: Sequence[str], known: Container[str]) -> list[str]:
+def letters_joined(parts: Sequence[str], known: Container[str]) -> list[str]:
     """The same words, but single letters with the word behind them where that is known as one: "T shirt", "V neck"."""
     found: list[str] = []
     for word in parts:
@@ -173,7 +173,7 @@ def _indexed(products: Products, k1: float, b: float) -> "bm25s.BM25":
     names = [words(name) for name in products.name]
     known = {word for name in names for word in name}
     word_ids: dict[str, int] = {}  # ids of our own making: bm25s' would need its tokenizer
-    corpus = [[word_ids.setdefault(word, len(word_ids)) for word in joined(name, known)] for name in names]
+    corpus = [[word_ids.setdefault(word, len(word_ids)) for word in letters_joined(name, known)] for name in names]
     if not word_ids:
         raise CatalogError("No product of the catalog has a name.", remedy="Map a column with --map name=COLUMN.")
     model = bm25s.BM25(method="lucene", k1=k1, b=b)

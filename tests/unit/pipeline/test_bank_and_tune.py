@@ -1,5 +1,6 @@
 """The bank comes from the train split alone, and the parts of a score are chosen on select, the least of equals."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +64,19 @@ def world(hubs: float):
         return Searcher.build(products, [image_ND], [1.0], cluster_count=count, mix=mix, bank=bank)
 
     return build, queries, select, products.split == Split.SELECT
+
+
+def with_heads(bare: Searcher, bank: QueryBank | None) -> Callable[[int, Mix], Searcher]:
+    """What builds the same searcher with heads of its pictures."""
+    products, block = bare.products, bare.block(0)
+    fitted = ensemble_heads(products, [block], [1.0], [12.0], train_values(products))
+    assert fitted is not None
+    heads = fitted.judged
+
+    def build(count: int, mix: Mix) -> Searcher:
+        return Searcher.build(products, [block], [1.0], cluster_count=count, mix=mix, bank=bank, heads=heads)
+
+    return build
 
 
 def test_the_bank_is_the_train_splits_captions_with_the_products_they_are_true_of() -> None:
@@ -153,15 +167,7 @@ def test_where_names_are_searched_feedback_is_no_default() -> None:
 def test_where_attributes_count_feedback_is_no_default() -> None:
     build, queries, select, allowed = world(hubs=0.0)
     bare = build(6, Mix())
-    products, block = bare.products, bare.block(0)
-    fitted = ensemble_heads(products, [block], [1.0], [12.0], train_values(products))
-    assert fitted is not None
-
-    def headed(count: int, mix: Mix) -> Searcher:
-        return Searcher.build(
-            products, [block], [1.0], cluster_count=count, mix=mix, bank=bare.bank, heads=fitted.judged
-        )
-
+    headed = with_heads(bare, bare.bank)
     once = {"cluster_counts": (6,), "pulls": (0.0,), "calibrations": (0.0,), "exemplar_shares": (0.0,)}
     tuned = tune(headed, queries, select, allowed, ReleaseRecipe(**once, attribute_weights=(0.5,)), mix=Mix())
     assert tuned.searcher.mix == Mix(attribute_weight=0.5)
@@ -188,18 +194,8 @@ def test_what_was_settled_before_stays() -> None:
 
 def test_heads_are_weighed_where_select_shows_that_they_pay() -> None:
     build, queries, select, allowed = world(hubs=0.0)
-    searcher = build(6, Mix())
-    products, block = searcher.products, searcher.block(0)
-    fitted = ensemble_heads(products, [block], [1.0], [12.0], train_values(products))
-    assert fitted is not None
-    heads = fitted.judged
-
-    def with_heads(count: int, mix: Mix) -> Searcher:
-        blocks = [searcher.block(0)]
-        return Searcher.build(searcher.products, blocks, [1.0], cluster_count=count, mix=mix, heads=heads)
-
     recipe = ReleaseRecipe(cluster_counts=(6,), pulls=(0.0,))
-    tuned = tune(with_heads, queries, select, allowed, recipe, mix=Mix())
+    tuned = tune(with_heads(build(6, Mix()), None), queries, select, allowed, recipe, mix=Mix())
     assert tuned.searcher.mix.attribute_weight > 0
     assert tuned.why["attributes"].startswith(f"weight {tuned.searcher.mix.attribute_weight:g}: ")
 

@@ -97,7 +97,7 @@ def test_an_index_of_words_read_in_another_way_is_made_anew(tmp_path, monkeypatc
         NameIndex.load(tmp_path, products)
 
 
-def test_a_letter_and_its_word_meet_however_they_are_written(tmp_path):
+def test_a_letter_and_its_word_meet_however_they_are_written():
     named = ["Puma V-Neck Tee", "Puma V Neck Tee", "Vneck", "Plan B Neck Tie"]
     products = Products.from_rows([Product(f"p{i}", name, "") for i, name in enumerate(named)])
     index = NameIndex(products)
