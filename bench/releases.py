@@ -26,6 +26,7 @@ from enclip.release import ClusterSettings, Manifest, Member
 from enclip.retrieval.bank import QueryBank
 from enclip.retrieval.heads import PAIR, AttributeHeads, LinearHeads
 from enclip.retrieval.mix import Mix
+from enclip.retrieval.name_heads import NameHeads
 from enclip.retrieval.searcher import Searcher
 
 DIM, RANK, SHARPNESS = 128, 48, 12.0  # of a `tiny` member, and of such a training
@@ -36,6 +37,7 @@ ASKED = 0.4  # of what is a product's own, in a picture that is asked with
 CAPTIONS, MOST_SCORED = 2_400, 2.4e9  # of a bank; captions × products above which there are fewer of them
 VALUES = {"gender": 5, "base_colour": 44, "article_type": 110, "usage": 7, "sub_category": 37}  # a real catalog's
 PAIRS = 250  # of gender and type, there
+OTHER_WORDS, OTHERS_A_NAME = 3_000, 5  # of names, beside those of their attributes
 MIX = Mix(calibration=1.0, exemplar_share=0.35, attribute_weight=1.0)
 
 
@@ -63,6 +65,27 @@ def drawn_heads(chance: np.random.Generator, *, members: int) -> AttributeHeads:
 def drawn_colours(chance: np.random.Generator, *, products: int) -> Floats:
     """Colours for such heads to read."""
     return _unit(np.abs(chance.standard_normal((products, NUM_COLOURS), dtype=np.float32)))
+
+
+def drawn_names(chance: np.random.Generator, *, products: int) -> list[str]:
+    """Names of a gender, a colour, a type, and words of which a few are frequent."""
+    said = [
+        [f"{field.split('_')[-1]}{value}" for value in chance.integers(VALUES[field], size=products)]
+        for field in ("gender", "base_colour", "article_type")
+    ]
+    share_W = 1 / np.arange(10, 10 + OTHER_WORDS)
+    other_NO = chance.choice(OTHER_WORDS, p=share_W / share_W.sum(), size=(products, OTHERS_A_NAME))
+    return [
+        " ".join([*named, *(f"word{word}" for word in others)]) for *named, others in zip(*said, other_NO, strict=True)
+    ]
+
+
+def drawn_name_heads(chance: np.random.Generator, heads: AttributeHeads, names: Sequence[str]) -> NameHeads:
+    """Classifiers of the same values by all words of such names."""
+    vocabulary = tuple(sorted({word for name in names for word in name.split()}))
+    intercept_V = np.zeros_like(heads.joint.intercept_V)
+    weight_WV = chance.standard_normal((len(vocabulary), len(intercept_V)), dtype=np.float32)
+    return NameHeads(vocabulary, heads.starts, LinearHeads(weight_WV, intercept_V))
 
 
 class Drawn:

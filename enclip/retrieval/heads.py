@@ -46,7 +46,7 @@ NOBODY = np.zeros(0, dtype=np.int64)
 PAIR, PAIRED = "gender and article_type", ("gender", "article_type")  # the one pair that pays: docs/decisions/0008
 BLOCK = 16_384
 LONGEST = 8  # words of a text that are held against a value; values of more are not named
-LEAST_DOUBT = 1e-3  # no picture is ruled out for good: the heads err
+LEAST_DOUBT = 1e-3  # no product is ruled out for good
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +160,12 @@ class AttributeHeads:
         """
         found_C = np.zeros(len(embedding_CD), np.float32)
         for _, _, shown_C in self.shown(text, embedding_CD):
-            found_C += np.log(np.maximum(1 - shown_C, LEAST_DOUBT)) / np.float32(self.sharpness)
+            found_C += self.doubt(shown_C)
         return found_C
+
+    def doubt(self, shown_C: Floats) -> Floats:
+        """`1/τ · log(1 - p)`: at most 0, in units of the score, and never without end, since heads err."""
+        return np.asarray(np.log(np.maximum(1 - shown_C, LEAST_DOUBT)) / np.float32(self.sharpness), np.float32)
 
     def log_probabilities(self, embedding_ND: Floats) -> Floats:
         """`[N, V]`: of each value among those of its field, by pictures' concatenations, their colours behind."""

@@ -85,6 +85,21 @@ class SaidByNames:
             found_N -= self._normaliser_of_field[field]
         return np.asarray(found_N, np.float32)
 
+    def shown(self, column_FVs: Sequence[Sequence[int]], row_C: NDArray[np.int64]) -> list[Floats]:
+        """Per field with values: `[C]` how likely the names of some rows mean one of these; 0 where they say nothing.
+
+        Args:
+            column_FVs: per field the columns of values, as `AttributeHeads.asked` finds them.
+        """
+        word_CW, speaks_C = self.word_NW[row_C], ~self.is_silent[row_C]
+        found = []
+        for field, columns in enumerate(column_FVs):
+            if columns:
+                logit_CV = word_CW @ self._weight_of_value[columns].T + self.heads.linear.intercept_V[columns]
+                shown_CV = np.exp(logit_CV - self.normaliser_NF[row_C, field, None])
+                found.append(np.asarray(speaks_C * shown_CV.sum(axis=1), np.float32))
+        return found
+
     @cached_property
     def is_silent(self) -> NDArray[np.bool_]:
         """`[N]`: the products whose names have no known word."""

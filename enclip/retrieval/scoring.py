@@ -61,7 +61,8 @@ class Scorer:
     say of attributes is added (`SaidByNames`).
 
     What words do beyond that, by a bank of likely queries and by attribute heads, is `Wording`; a query that is a
-    picture leaves it out. Words to turn from take off twice the heads' doubt (`AttributeHeads.avoidance`).
+    picture leaves it out. Words to turn from take off twice the doubt of heads, and of what reads names
+    (`Wording.avoidance`).
 
     Attributes:
         products: the N products, by product_id ascending.
@@ -156,8 +157,11 @@ class Scorer:
         score_C = self._pulled(query_D, asked.offset_QE[query], row_C, float(asked.pull_Q[query]))
         if match_N is not None:
             score_C = self._blended(asked, query, score_C, match_N[row_C])
-        if self.heads is not None and asked.avoided[query]:
-            score_C = score_C + AVOIDANCE * self.heads.avoidance(asked.avoided[query], self.shown(row_C))
+        if asked.avoided[query]:
+            by_name = self.mix.name_attribute_weight > 0
+            score_C = score_C + AVOIDANCE * self.wording.avoidance(
+                asked.avoided[query], row_C, self.shown(row_C), names=by_name
+            )
         return score_C
 
     def toward(self, asked: Asked, query: int, row_C: NDArray[np.int64], score_C: Floats, *, allowed: int) -> Floats:

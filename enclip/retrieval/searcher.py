@@ -166,7 +166,8 @@ class Searcher(Scorer):
             texts: per query its words, which names are searched for; None or "": a picture, held against
                 pictures alone, as is every query without `texts`. Without names here they change nothing.
             text_shares: per query how much of it its words are, 0 to 1; default: all.
-            without: per query words; a product whose picture shows the attributes that they name loses by it.
+            without: per query words; a product loses by it whose picture shows the attributes that they name, or whose
+                name does, where attributes by name are in the score.
             filters: what the user asked for.
             allowed: `[N]` bool over `products`, and-ed with the filters (`mask_without`, a split).
             use_clusters: False leaves pull and feedback out; None and True follow the release.

@@ -140,6 +140,20 @@ class Wording:
         strength_N = np.where(self.said.is_silent, np.float32(1), np.float32(NAMES_SAY))
         return found_N * strength_N / np.float32(self.heads.sharpness)
 
+    def avoidance(self, text: str, row_C: NDArray[np.int64], embedding_CD: Floats, *, names: bool) -> Floats:
+        """`[C]`, at most 0, in units of the score: how likely pictures, and names, show what a text names.
+
+        Args:
+            embedding_CD: of the rows, as the heads read them. names: whether names are asked, too.
+        """
+        if self.heads is None:
+            return np.zeros(len(row_C), np.float32)
+        found_C = self.heads.avoidance(text, embedding_CD)
+        if names and self.said is not None:
+            for shown_C in self.said.shown(self.heads.asked(text), row_C):
+                found_C = found_C + self.heads.doubt(shown_C)
+        return found_C
+
     def member(self, member: int) -> tuple[QueryBank | None, AttributeHeads | None]:
         """Bank and heads of one member alone."""
         return (

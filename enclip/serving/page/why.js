@@ -12,7 +12,7 @@ const PARTS = {
   clusters: ["cluster", "pulled toward the mean of those that look like it"],
   BM25: ["words in the name", "of the search, found in the product's name"],
   "attributes by name": ["attributes, by its name", "how likely the product's name means what the words name"],
-  without: ["to turn from", "the picture shows what was not wanted"],
+  without: ["to turn from", "the picture, or the name, shows what was not wanted"],
 };
 const ASKED = { text: "the words", image: "your picture", like: "the product", without: "the words to turn from" };
 

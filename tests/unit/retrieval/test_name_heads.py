@@ -13,6 +13,7 @@ from enclip.pipeline.tune import tune
 from enclip.pipeline.validate import Validator
 from enclip.recipes import ReleaseRecipe
 from enclip.records import Floats, Product, Products, Split
+from enclip.retrieval.explain import explain
 from enclip.retrieval.mix import Mix
 from enclip.retrieval.name_heads import NAME_HEADS, SaidByNames, words_of
 from enclip.retrieval.searcher import Searcher
@@ -104,6 +105,33 @@ def test_a_search_finds_what_an_exhaustive_one_would(products: Products, built: 
     for found, score_N in zip(built.search(query, k=5, texts=texts), scores, strict=True):
         best = np.lexsort((products.product_id, -score_N))[:5]
         assert found.product_ids == tuple(products.product_id[best])
+
+
+def test_words_to_turn_from_are_read_in_names(products: Products, built: Searcher) -> None:
+    """“Shirts” without “navy blue” leave out those that are called Indigo, whatever pictures say."""
+    named = np.asarray((products.split == Split.GATE) & (products.name != ""))
+    shirts = named & (products.article_type == "Shirts")
+    others = set(products.product_id[shirts & (products.base_colour != "Navy Blue")])
+    query = [unit(1, 12, 3)]
+    (found,) = built.search(query, k=len(others), texts=["shirts"], without=["navy blue"], allowed=named)
+    assert len(others) > 30 and set(found.product_ids) == others
+    unread = built.with_mix(name_attribute_weight=0)
+    (by_pictures,) = unread.search(query, k=len(others), texts=["shirts"], without=["navy blue"], allowed=named)
+    assert len(others & set(by_pictures.product_ids)) < len(others)
+    why = explain(built, query, found.product_ids[0], text="shirts", without="navy blue")
+    assert why.score == pytest.approx(found.hits[0].score, abs=1e-4)
+
+
+def test_what_a_name_shows_is_its_probability(products: Products, built: Searcher) -> None:
+    said, heads = built.wording.said, built.heads
+    assert said is not None and heads is not None
+    rows = np.arange(40, 60)  # one of them is without a name, which shows nothing
+    (red_C,), (either_C,) = (said.shown(heads.asked(text), rows) for text in ("red", "red or navy blue"))
+    expected_N = said.log_probability(heads.asked("red"))
+    assert expected_N is not None
+    speaks = products.name[rows] != ""
+    np.testing.assert_allclose(red_C[speaks], np.exp(expected_N[rows][speaks]), atol=1e-5)
+    assert not speaks.all() and not red_C[~speaks].any() and (either_C >= red_C).all()
 
 
 def test_log_probabilities_are_scikit_learns(products: Products, built: Searcher) -> None:
