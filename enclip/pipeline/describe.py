@@ -23,6 +23,7 @@ from enclip.retrieval.searcher import Searcher
 
 WHOLE = "description.md"
 MOST_CHARS = 5_000
+CATEGORY = "category "  # begins the names of their gates
 
 
 def describe_release(platform: Platform, plan: Plan, evaluation: EvaluationStep, gate: GateStep, folder: Path) -> str:
@@ -62,15 +63,8 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
         f"**{gate.summary}**\n",
         f"{manifest.num_products} products, snapshot `{manifest.snapshot[:12]}`, base `{manifest.base}`, "
         f"run `{plan.run_id}`; measured against {against}.\n",
-        f"{manifest.chosen_because} "
-        f"Clusters: {manifest.clusters.chosen_because or manifest.clusters.count} "
-        f"Likely queries: {manifest.bank.chosen_because or 'none.'} "
-        f"Attributes: {manifest.attributes.chosen_because or 'none.'} "
-        f"By name: {manifest.attributes.name_chosen_because or 'none.'} "
-        f"Index: {manifest.index.kind}. {manifest.index.chosen_because} "
-        f"Words: {manifest.student.chosen_because or 'each member encodes them.'} "
-        f"Gallery: {manifest.gallery.protocol}. {manifest.gallery.chosen_because}".rstrip()
-        + "\n",
+        f"{manifest.chosen_because}\n",
+        _choices(manifest),
         "### Members\n",
         markdown_table(
             ("enclip-epoch version", "what", "weight", "views of a picture"),
@@ -112,11 +106,37 @@ def _markdown(plan: Plan, evaluation: EvaluationStep, gate: GateStep, manifest: 
 
 
 def gates_table(gate: GateStep) -> str:
-    """Every gate with what it saw, what it asked for, and why it passed or not, in Markdown."""
-    return markdown_table(
-        ("gate", "verdict", "value", "bound", "reason"),
-        [(row.gate, row.verdict, _cell(row.value), _cell(row.bound), row.reason) for row in gate.results],
-    )
+    """Every gate with what it saw, what it asked for, and why it passed or not, in Markdown.
+
+    Categories that have too few queries to be judged share one row: a catalog has dozens of them.
+    """
+    small = [row for row in gate.results if row.gate.startswith(CATEGORY) and row.verdict == "insufficient"]
+    rows: list[tuple[str | float, ...]] = [
+        (row.gate, row.verdict, _cell(row.value), _cell(row.bound), row.reason)
+        for row in gate.results
+        if len(small) < 2 or row not in small
+    ]
+    if len(small) > 1:
+        named = ", ".join(row.gate.removeprefix(CATEGORY) for row in small)
+        rows.append(
+            (f"{len(small)} categories", "insufficient", "", "", f"Too few gate queries to judge each: {named}.")
+        )
+    return markdown_table(("gate", "verdict", "value", "bound", "reason"), rows)
+
+
+def _choices(manifest: Manifest) -> str:
+    """Part after part of the release, why it is as it is."""
+    index, gallery = manifest.index, manifest.gallery
+    why = {
+        "Clusters": manifest.clusters.chosen_because or f"{manifest.clusters.count}.",
+        "Likely queries": manifest.bank.chosen_because or "none.",
+        "Attributes": manifest.attributes.chosen_because or "none.",
+        "Attributes by name": manifest.attributes.name_chosen_because,
+        "Index": f"{index.kind}. {index.chosen_because}",
+        "Words": manifest.student.chosen_because or "each member encodes them.",
+        "Gallery": f"{gallery.protocol}. {gallery.chosen_because}",
+    }
+    return "\n".join(f"- **{part}**: {reason}".rstrip() for part, reason in why.items() if reason) + "\n"
 
 
 def _systems(evaluation: EvaluationStep, title: str, systems: Mapping[str, str]) -> str:

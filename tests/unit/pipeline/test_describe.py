@@ -48,3 +48,15 @@ def test_a_gate_without_figures_has_empty_cells_and_counts_stay_whole() -> None:
     assert shown["approval"] == ["ask", "", ""]
     assert shown["new category Hats"] == ["ask", "2", str(policy.min_queries)]
     assert shown["overfitting"] == ["insufficient", "", f"{policy.max_overfit:.3f}"]
+
+
+def test_categories_with_too_few_queries_share_a_row() -> None:
+    policy = GatePolicy()
+    few = {name: same(0.5, num_queries=policy.min_queries - 1) for name in ("Bags", "Hats")}
+    judged = {"Shirts": same(0.9, num_queries=policy.min_queries)}
+    evidence = gates.GateEvidence(map_at_10=0.5, num_queries=60, categories={**few, **judged})
+    shown = report(evidence, policy)
+    assert shown["2 categories"] == ["insufficient", "", ""] and "category Hats" not in shown
+    assert shown["category Shirts"][0] == "pass"
+    one = report(gates.GateEvidence(map_at_10=0.5, num_queries=60, categories={"Bags": few["Bags"], **judged}), policy)
+    assert one["category Bags"][0] == "insufficient"
