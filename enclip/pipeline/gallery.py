@@ -120,7 +120,11 @@ def parts_alone(
     if searcher.names is not None or searcher.mix.name_attribute_weight:
         vectors = searcher.with_mix(**WITHOUT_WORDS_OF_NAMES)
         found["vectors alone"] = ("name", measure(vectors, query_blocks, queries, allowed=allowed).evaluation)
+    texts = [query.text for query in queries]
+    if searcher.mix.name_attribute_weight:  # else BM25 is all of it
+        rankings = searcher.by_words(query_blocks, k=DEPTH, texts=texts, allowed=allowed)
+        found["words of names alone"] = ("words", evaluate(queries, rankings))
     names = searcher.names or NameIndex(searcher.products)
-    rankings = names.search([query.text for query in queries], k=DEPTH, allowed=allowed)
+    rankings = names.search(texts, k=DEPTH, allowed=allowed)
     found["BM25 over names alone"] = ("BM25", evaluate(queries, rankings))
     return found

@@ -159,7 +159,7 @@ def _judged_at_10(judged: Mapping[str, frozenset[str]], queries: Sequence[Query]
 
 
 def _alone(opened: OpenRelease, gallery: Gallery, queries: Sequence[Query]) -> dict[str, dict[str, Any]]:
-    """mAP@10 by kind of what a release that searches names is made of: pictures, vectors, BM25."""
+    """mAP@10 by kind of what a release that searches names is made of: pictures, vectors, words, BM25."""
     blocks = opened.encode_texts([query.text for query in queries])
     found = parts_alone(gallery.searcher, blocks, queries, allowed=gallery.allowed)
     return {

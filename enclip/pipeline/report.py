@@ -24,7 +24,8 @@ from enclip.pipeline.tune import clustered, described
 from enclip.pipeline.validate import DEPTH, Validator
 from enclip.records import EpochVersion, Floats, QueryKind, Split
 
-PARTS = ("pictures alone", "vectors alone", "BM25 over names alone")  # of a release that searches names
+# Of a release that searches names.
+PARTS = ("pictures alone", "vectors alone", "words of names alone", "BM25 over names alone")
 
 
 def write_report(

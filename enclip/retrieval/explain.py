@@ -36,11 +36,15 @@ class MemberView:
 
 @dataclass(frozen=True, slots=True)
 class NamedAttribute:
-    """A field that words name values of, and how likely the picture shows one of them, 0 to 1."""
+    """A field that words name values of, and how likely the picture shows one of them, 0 to 1.
+
+    `by_name` is how likely the name means one; None where the release reads no names, or no word of this one.
+    """
 
     field: str
     values: tuple[str, ...]
     probability: float
+    by_name: float | None
     wanted: bool  # False: words to turn from
 
 
@@ -127,7 +131,12 @@ def _view(searcher: Searcher, member: int, own_1D: Floats, row: int, allowed: Ma
 def _named(searcher: Searcher, words: str, row: int, *, wanted: bool) -> list[NamedAttribute]:
     if searcher.heads is None or not words:
         return []
+    shown = searcher.heads.shown(words, searcher.shown(np.array([row])))
+    said = searcher.wording.said
+    meant: list[float | None] = [None] * len(shown)
+    if said is not None and searcher.mix.name_attribute_weight and not said.is_silent[row]:
+        meant = [float(found_1[0]) for found_1 in said.shown(searcher.heads.asked(words), np.array([row]))]
     return [
-        NamedAttribute(field, values, float(probability_1[0]), wanted)
-        for field, values, probability_1 in searcher.heads.shown(words, searcher.shown(np.array([row])))
+        NamedAttribute(field, values, float(probability_1[0]), by_name, wanted)
+        for (field, values, probability_1), by_name in zip(shown, meant, strict=True)
     ]

@@ -200,6 +200,19 @@ class Searcher(Scorer):
             rankings.append(ranking.of_candidates(score_C, row_C, ids, k=k, cluster_N=cluster_N))
         return rankings
 
+    def by_words(
+        self, query_QDs: Sequence[Floats], *, k: int, texts: Texts, allowed: Mask | None = None
+    ) -> list[Ranking]:
+        """The best k products per query by what the words of names add to a score, and no vector."""
+        asked = self.asked(query_QDs, texts)
+        rankings = []
+        for match_N in (self.matches(asked, query) for query in range(len(texts))):
+            match_N = np.zeros(len(self.products), np.float32) if match_N is None else match_N
+            row_C = best_matches(match_N, num_rows=k, allowed=allowed)
+            ids, cluster_N = self.products.product_id, self.clusters.assignment_N
+            rankings.append(ranking.of_candidates(match_N[row_C], row_C, ids, k=k, cluster_N=cluster_N))
+        return rankings
+
     def similar(
         self, product_id: str, *, k: int, filters: Filters | None = None, allowed: Mask | None = None
     ) -> Ranking:

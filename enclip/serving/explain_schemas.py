@@ -27,11 +27,12 @@ class MemberOpinion(BaseModel):
 
 
 class ShownAttribute(BaseModel):
-    """What words name, and how likely the picture shows it, 0 to 1."""
+    """What words name, how likely the picture shows it, and how likely the name means it, 0 to 1."""
 
     field: str
     values: list[str]
-    probability: float
+    probability: float = Field(description="By the picture.")
+    by_name: float | None = Field(description="Null where the release reads no names, or knows no word of this one.")
     wanted: bool = Field(description="False: words to turn from.")
 
 

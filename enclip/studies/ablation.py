@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from enclip.pipeline.gallery import plain, without_bank
-from enclip.records import Floats, Split
+from enclip.records import Split
 from enclip.retrieval.mix import WITHOUT_CLUSTERS, WITHOUT_WORDS_OF_NAMES, Mix
 from enclip.retrieval.searcher import Searcher
 from enclip.retrieval.text import NameIndex
@@ -70,7 +68,9 @@ def run(material: Material) -> Findings:
     hybrid = material.tuned(members, weights, names=True).searcher
     pull = release.mix.pull or PULL
     gate = material.world.gate
-    names = NameIndex(material.world.products).search(gate.texts, k=10, allowed=material.allowed(Split.GATE))
+    in_gate = material.allowed(Split.GATE)
+    names = NameIndex(material.world.products).search(gate.texts, k=10, allowed=in_gate)
+    asked = [material.world.of(Split.GATE, material.embedded(member))[0] for member in members]
     systems = {
         TUNED: material.ap(material.scores(material.best_epoch)),
         UNTUNED: material.ap(material.scores(base)),
@@ -96,7 +96,7 @@ def run(material: Material) -> Findings:
         "names: vectors + views + bank + attributes": material.searched(
             hybrid.with_mix(**WITHOUT_WORDS_OF_NAMES, **WITHOUT_CLUSTERS), members
         ),
-        UNSEEN: material.ap(_by_words(material, hybrid, members)),
+        UNSEEN: material.ap_of_rankings(hybrid.by_words(asked, k=10, texts=gate.texts, allowed=in_gate)),
         UNREAD: material.searched(hybrid.with_mix(name_attribute_weight=0), members),
         HYBRID: material.searched(hybrid, members),
     }
@@ -110,17 +110,6 @@ def run(material: Material) -> Findings:
         "crossed": {"name share": NAME_SHARE, "clusters": release.clusters.count, "pull": pull},
     }
     return Findings(systems, facts)
-
-
-def _by_words(material: Material, hybrid: Searcher, members: Sequence[Epoch]) -> Floats:
-    """The scores of *gate* by what the words of names say, and nothing else; 0 where they say nothing of a query."""
-    queries = [material.world.of(Split.GATE, material.embedded(member))[0] for member in members]
-    asked, rows = hybrid.asked(queries, material.world.gate.texts), np.flatnonzero(material.allowed(Split.GATE))
-    score_QN = np.zeros((len(queries[0]), len(rows)), np.float32)
-    for query, score_N in enumerate(score_QN):
-        said_N = hybrid.matches(asked, query)
-        score_N += 0 if said_N is None else said_N[rows]
-    return score_QN
 
 
 def _turned(searcher: Searcher) -> Searcher:

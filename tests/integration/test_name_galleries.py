@@ -200,13 +200,14 @@ def test_its_parts_stand_beside_it_and_every_figure_names_its_gallery(platform: 
         "base": "hybrid",
         "pictures alone": "image",
         "vectors alone": "name",
+        "words of names alone": "words",
         "BM25 over names alone": "BM25",
         "champion": "image",
     }
     for title, systems in evaluation.by_gallery().items():
         assert {evaluation.protocol(system) == "image" for system in systems.values()} == {title == "image-only"}
     alone = measure_release(platform, HYBRID)["alone"]
-    assert set(alone) == {"pictures alone", "vectors alone", "BM25 over names alone"}
+    assert set(alone) == {"pictures alone", "vectors alone", "words of names alone", "BM25 over names alone"}
     for system, part in alone.items():
         assert part["map_at_10"][evaluation.headline.value] == pytest.approx(evaluation.mean(system), abs=1e-6)
     assert measure_release(platform, IMAGE)["alone"] == {}

@@ -37,9 +37,10 @@ export async function explain(product, search) {
 function described(found) {
   const parts = Object.entries(found.parts);
   const most = Math.max(...parts.map(([, value]) => Math.abs(value)), 1e-9);
-  const shown = found.attributes.map(
-    ({ values, probability, wanted }) => `${values.join(" or ")} ${percent(probability)}${wanted ? "" : " (not wanted)"}`,
-  );
+  const named = ({ values, wanted }, probability) =>
+    `${values.join(" or ")} ${percent(probability)}${wanted ? "" : " (not wanted)"}`;
+  const shown = found.attributes.map((one) => named(one, one.probability));
+  const meant = found.attributes.filter((one) => one.by_name !== null).map((one) => named(one, one.by_name));
   const asked = Object.entries(found.cosines).map(([name, value]) => `${ASKED[name]} ${figure(value)}`);
   return [
     table(
@@ -48,6 +49,7 @@ function described(found) {
       parts.map(([name, value]) => [label(name), signed(value), bar(value / most)]),
     ),
     shown.length ? paragraph(`Its picture shows: ${shown.join(", ")}.`) : "",
+    meant.length ? paragraph(`Its name says: ${meant.join(", ")}.`) : "",
     paragraph(`Cosines: ${asked.join(", ")}. Cluster ${found.cluster}, pull ${found.pull.toFixed(2)}, feedback ${found.feedback.toFixed(2)}.`),
     table(
       found.members.length > 1 ? `${found.members.length} members` : "One member",

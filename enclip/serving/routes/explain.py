@@ -59,7 +59,11 @@ def _answer(served: Served, product: ProductCard, found: Explanation, cosines: M
         ],
         attributes=[
             ShownAttribute(
-                field=named.field, values=list(named.values), probability=named.probability, wanted=named.wanted
+                field=named.field,
+                values=list(named.values),
+                probability=named.probability,
+                by_name=named.by_name,
+                wanted=named.wanted,
             )
             for named in found.attributes
         ],

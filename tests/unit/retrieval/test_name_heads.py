@@ -133,6 +133,33 @@ def test_what_a_name_shows_is_its_probability(products: Products, built: Searche
     assert not speaks.all() and not red_C[~speaks].any() and (either_C >= red_C).all()
 
 
+def test_why_says_what_the_name_means_where_names_are_read(products: Products, built: Searcher) -> None:
+    query, navy = [unit(1, 12, 3)], products.base_colour == "Navy Blue"
+    for row in (int(np.flatnonzero(navy & (products.name != ""))[0]), 49):
+        wanted, avoided = explain(built, query, f"p{row:04d}", text="navy blue", without="shirts").attributes
+        assert (wanted.wanted, avoided.wanted) == (True, False)
+        if products.name[row]:
+            assert wanted.by_name is not None and wanted.by_name > 0.8 and avoided.by_name is not None
+        else:
+            assert wanted.by_name is None and avoided.by_name is None
+    unread = explain(built.with_mix(name_attribute_weight=0), query, "p0000", text="navy blue").attributes
+    assert [named.by_name for named in unread] == [None]
+
+
+def test_words_alone_rank_as_the_release_does_where_vectors_say_nothing(products: Products, built: Searcher) -> None:
+    """Without the vectors' part, a hybrid's order is that of words alone; words that say nothing find nothing."""
+    allowed, texts = np.asarray(products.split == Split.GATE), [QUERY, "red shirts", "unheard of"]
+    query = [np.repeat(unit(1, 12, 3), len(texts), axis=0)]
+    found = built.by_words(query, k=30, texts=texts, allowed=allowed)
+    asked = built.asked(query, texts)
+    for row, ranking in enumerate(found[:2]):
+        match_N = built.matches(asked, row)
+        assert match_N is not None and len(ranking.hits) == 30
+        best = np.lexsort((np.arange(len(products)), -np.round(np.where(allowed, match_N, -np.inf), 6)))[:30]
+        assert list(ranking.product_ids) == list(products.product_id[best])
+    assert found[2].hits == ()
+
+
 def test_log_probabilities_are_scikit_learns(products: Products, built: Searcher) -> None:
     said, heads = built.wording.said, built.heads
     assert said is not None and heads is not None
