@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,20 @@ class Embedded:
 class Fold:
     """The catalog with one assignment of splits: queries, galleries and the bank.
 
+    Args:
+        seen: rows of the train split that it is cut down to; the others stand aside. None: all of it.
+
     Raises:
         CatalogError: nothing can be measured in it.
     """
 
-    def __init__(self, number: int, products: Products) -> None:
+    def __init__(self, number: int, products: Products, *, seen: NDArray[np.int64] | None = None) -> None:
         self.number = number
         self.products = rotated(products, number)
+        if seen is not None:
+            split_N = self.products.split.copy()
+            split_N[np.setdiff1d(np.flatnonzero(split_N == Split.TRAIN), seen)] = str(Split.ASIDE)
+            self.products = replace(self.products, split=split_N)
         self.select = Validator(self.products, split=Split.SELECT)
         self.gate = Validator(self.products, split=Split.GATE)
         for split, side in ((Split.SELECT, self.select), (Split.GATE, self.gate)):
@@ -150,6 +157,7 @@ class Lab:
         self.snapshot = take_snapshot(platform.catalog, platform.blobs).digest
         self._products = load_snapshot(platform.blobs, self.snapshot)
         self._folds: dict[int, Fold] = {}
+        self._cut_down: dict[str, Fold] = {}
         self._colours: dict[int, NDArray[np.float16]] = {}
         self.aspect = typical_aspect(self._products, platform.blobs)
         # What a base from nothing makes of a catalog depends on the shape that it looks at.
@@ -162,6 +170,15 @@ class Lab:
         if number not in self._folds:
             self._folds[number] = Fold(number, self._products)
         return self._folds[number]
+
+    def world(self, training: Training) -> Fold:
+        """A training's fold, with no more of its train split than the training sees."""
+        if training.share == 1:
+            return self.fold(training.fold)
+        key = digest(training)
+        if key not in self._cut_down:
+            self._cut_down[key] = Fold(training.fold, self._products, seen=self._rows(training))
+        return self._cut_down[key]
 
     def train(self, wanted: Training) -> list[Epoch]:
         """The epochs of a training, the untuned base first. What another process is training is waited for."""
@@ -225,7 +242,33 @@ class Lab:
 
     def embed(self, epoch: Epoch) -> Embedded:
         """All products, queries, bank texts and names by one epoch."""
-        return self.embed_model(epoch.folder, fold=epoch.training.fold)
+        world, share = self.world(epoch.training), epoch.training.share
+        path = epoch.folder / f"embedded-{world.number}{'' if share == 1 else f'-{share:g}'}.npz"
+        names = ("image", "query", "bank", "name", "sharpness")
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                image, query, bank, name, sharpness = (file[key] for key in names)
+            return Embedded(image, query, bank, name, float(sharpness))
+        model = load_checkpoint(epoch.folder, device=self.device)
+        encoder = ClipEncoder(model)
+        made = Embedded(
+            image_ND=embed_pixels(model, self.pixels(model), self.device).astype(np.float16),
+            query_QD=encoder.encode_texts(world.texts).astype(np.float16),
+            bank_JD=encoder.encode_texts(world.bank.texts).astype(np.float16),
+            name_ND=encoder.encode_texts([str(name) for name in world.products.name]).astype(np.float16),
+            sharpness=model.sharpness,
+        )
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            image=made.image_ND,
+            query=made.query_QD,
+            bank=made.bank_JD,
+            name=made.name_ND,
+            sharpness=np.float32(made.sharpness),
+        )
+        write_whole(path, buffer.getvalue())
+        return made
 
     def views(self, epoch: Epoch, recipe: ReleaseRecipe) -> int:
         """How many views of each picture a release of this recipe has, by an epoch."""
@@ -261,7 +304,7 @@ class Lab:
 
     def heads(self, members: Sequence[Epoch], weights: Sequence[float], *, views: Sequence[int]) -> FittedHeads | None:
         """The attribute heads of an ensemble on its fold's splits, by so many views of each member's pictures."""
-        world = self.fold(members[0].training.fold)
+        world = self.world(members[0].training)
         known = [list(views), world.values, NUM_COLOURS, UNSEEN]
         digest = self._digest(members, weights, *known)
         paths = [self._root / f"heads-{digest}{name}.npz" for name in ("-judged", "")]
@@ -283,7 +326,7 @@ class Lab:
         fold, recipe = members[0].training.fold, ReleaseRecipe()
         folder = self._root / f"student-{self._digest(members, weights, own, recipe.student_epochs)}"
         if not (folder / CARD).is_file():
-            texts = student_texts(self.fold(fold).products)
+            texts = student_texts(self.world(members[0].training).products)
             models = [load_checkpoint(member.folder, device=self.device) for member in members]
             targets = [ClipEncoder(model).encode_texts(texts) for model in models]
             self._tell(f"fold {fold}: one text tower for {len(members)} members")
@@ -300,35 +343,6 @@ class Lab:
             ).save(folder)
             (folder / "state.pt").unlink(missing_ok=True)
         return TextStudent.load(folder, device=self.device)
-
-    def embed_model(self, checkpoint: Path, *, fold: int) -> Embedded:
-        """The same by a checkpoint."""
-        path = checkpoint / f"embedded-{fold}.npz"
-        names = ("image", "query", "bank", "name", "sharpness")
-        if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                image, query, bank, name, sharpness = (file[key] for key in names)
-            return Embedded(image, query, bank, name, float(sharpness))
-        model = load_checkpoint(checkpoint, device=self.device)
-        world, encoder = self.fold(fold), ClipEncoder(model)
-        made = Embedded(
-            image_ND=embed_pixels(model, self.pixels(model), self.device).astype(np.float16),
-            query_QD=encoder.encode_texts(world.texts).astype(np.float16),
-            bank_JD=encoder.encode_texts(world.bank.texts).astype(np.float16),
-            name_ND=encoder.encode_texts([str(name) for name in world.products.name]).astype(np.float16),
-            sharpness=model.sharpness,
-        )
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            image=made.image_ND,
-            query=made.query_QD,
-            bank=made.bank_JD,
-            name=made.name_ND,
-            sharpness=np.float32(made.sharpness),
-        )
-        write_whole(path, buffer.getvalue())
-        return made
 
     def embed_changed(
         self,

@@ -42,11 +42,15 @@ class How(TypedDict, total=False):
 
 
 class Material:
-    """What studies measure, computed once. Every choice is made on *select*."""
+    """What studies measure, computed once. Every choice is made on *select*.
 
-    def __init__(self, lab: Lab, setting: Setting, fold: int) -> None:
+    Args:
+        share: of the train split, where bank and heads are to know no more than a training on so much of it.
+    """
+
+    def __init__(self, lab: Lab, setting: Setting, fold: int, *, share: float = 1.0) -> None:
         self.lab, self.setting = lab, setting
-        self.world = lab.fold(fold)
+        self.world = lab.world(setting.little(fold, share))
         self._embedded: dict[str, Embedded] = {}
         self._relevant = {
             split: relevance(side.queries, side.gallery.product_id) for split, side in self._sides.items()

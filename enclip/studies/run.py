@@ -110,6 +110,10 @@ STUDIES: dict[str, Study] = {
                 little_data.named(little_data.ENSEMBLE, 0.1),
                 little_data.named(little_data.BEST, 0.1),
             ),
+            "gain_at_10_percent_as_a_release": (
+                little_data.named(little_data.RELEASE, 0.1),
+                little_data.named(little_data.BEST, 0.1),
+            ),
         },
         little_data.LEVELS,
     ),

@@ -185,6 +185,22 @@ def test_shares_of_the_train_split_grow_and_the_whole_is_instance_0(
     np.testing.assert_allclose(found, material.ap(material.scores(best))[by_id], atol=1e-6)
 
 
+def test_a_release_of_little_data_knows_no_more_than_its_members(
+    platform: Platform, ran: Callable[[str], Ran], setting: Setting
+) -> None:
+    ran("little-data")
+    lab = Lab(platform)
+    training = setting.little(0, 0.25)
+    whole, little = lab.fold(0), lab.world(training)
+    assert lab.world(setting.little(0, 1.0)) is whole and lab.world(training) is little
+    is_train = np.asarray(little.products.split == Split.TRAIN)
+    assert is_train.sum() == max(2, round(0.25 * (whole.products.split == Split.TRAIN).sum()))
+    assert set(np.concatenate(little.bank.rows)) == set(np.flatnonzero(is_train))
+    judged = np.asarray([split in (Split.SELECT, Split.GATE) for split in whole.products.split])
+    np.testing.assert_array_equal(little.products.split[judged], whole.products.split[judged])
+    assert len(lab.embed(best_of(lab.train(training))).bank_JD) == len(little.bank.texts) < len(whole.bank.texts)
+
+
 def test_ensembles_have_every_size_that_there_are_epochs_for(
     ran: Callable[[str], Ran], run: Callable[..., Ran], setting: Setting, tmp_path: Path
 ) -> None:
