@@ -1,5 +1,6 @@
 """A TREC qrels file → queries, where people know better than a catalog's attributes; and what they judged → a file."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_queries(qrels: Path, gallery: Products, *, texts: Path | None = None) -
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+        if len(fields) != 4 or not re.fullmatch("-?[0-9]{1,9}", fields[3]):
             raise CatalogError(
                 f"{qrels}, line {number}: {line!r} is not `query_id iteration product_id relevance`.",
                 remedy="Write TREC qrels: four columns, the last an integer.",
@@ -68,7 +69,7 @@ def write_judged(path: Path, judged: Iterable[tuple[str, str, bool]]) -> None:
 
 
 def read_judged(qrels: Path) -> dict[str, frozenset[str]]:
-    """Query id → products that the file says anything of, relevant or not, as `trec_id` writes them.
+    """Query id → products that the file says anything of, relevant or not, as they are written there.
 
     Raises:
         CatalogError: a file that cannot be read.

@@ -45,7 +45,7 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
         is_gate = products.split == Split.GATE
         queries = build_queries(products.take(is_gate))
         texts = [query.text for query in queries]
-        blocks = challenger.encode_texts(texts)
+        blocks = own = challenger.encode_texts(texts)
         searcher = challenger.searcher
         best = choice.best_member
         systems = {
@@ -57,14 +57,15 @@ def evaluate_run(platform: Platform, run_id: str) -> EvaluationStep:
             ).evaluation,
         }
         if challenger.student is not None:
-            taught_by = replace(challenger, student=None).encode_texts(texts)
-            systems["without student"] = measure(searcher, taught_by, queries, allowed=is_gate).evaluation
-        own = challenger.manifest.gallery.protocol
-        protocols: dict[str, str] = dict.fromkeys([*systems, "best member", "base"], own)
+            own = replace(challenger, student=None).encode_texts(texts)
+            systems["without student"] = measure(searcher, own, queries, allowed=is_gate).evaluation
+        protocol = challenger.manifest.gallery.protocol
+        protocols: dict[str, str] = dict.fromkeys([*systems, "best member", "base"], protocol)
         for name, (searched, evaluation) in parts_alone(searcher, blocks, queries, allowed=is_gate).items():
             protocols[name], systems[name] = searched, evaluation
         if plan.kind == "retrain":  # a refresh brings no model that could be judged
-            alone = measure(searcher.member(best), [blocks[best]], queries, allowed=is_gate)
+            # By its own text tower: a release of one member has no student.
+            alone = measure(searcher.member(best), [own[best]], queries, allowed=is_gate)
             systems["best member"] = alone.evaluation
         if choice.base is not None:
             systems["base"] = _base_evaluation(

@@ -152,7 +152,8 @@ def _those_in(queries: Sequence[Query], products: Products) -> tuple[Query, ...]
 def _judged_at_10(judged: Mapping[str, frozenset[str]], queries: Sequence[Query], measured: Measured) -> float:
     """Mean share of the first 10 that a person has judged; what nobody has judged counts as wrong."""
     shares = [
-        sum(trec_id(found) in judged[query.query_id] for found in ranking.product_ids[:CUTOFF]) / CUTOFF
+        sum(not judged[query.query_id].isdisjoint((found, trec_id(found))) for found in ranking.product_ids[:CUTOFF])
+        / CUTOFF
         for query, ranking in zip(queries, measured.rankings, strict=True)
     ]
     return sum(shares) / len(shares)

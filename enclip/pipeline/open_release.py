@@ -288,7 +288,7 @@ class OpenRelease:
 
     def _turn(self, question: Question) -> float:
         heads = self.searcher.heads
-        known = heads is not None and any(heads.asked(question.without))
+        known = heads is not None and any(heads.turned_from(question.without))
         return TURN_FROM_KNOWN if known else TURN_FROM_OTHERS
 
     def _stored(self, product_id: str) -> list[Floats]:

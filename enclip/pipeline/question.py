@@ -93,7 +93,8 @@ class Question:
         Args:
             turn: how far it turns from the words to avoid, as a share of what is asked for.
         """
-        weights = dict(self._given)
+        most = max(self._given.values(), default=0.0) or 1.0  # only their ratio matters
+        weights = {name: weight / most for name, weight in self._given.items()}
         if "without" in parts:
             weights["without"] = -turn * sum(weights.values())
         chosen = [parts[name] for name in weights]

@@ -31,6 +31,7 @@ from enclip.retrieval.half import single
 
 BANK = "bank.npz"
 BLOCK = 4_096  # products scored against the bank at once
+AT_ONCE = 256  # queries whose exemplars are in memory: of one they take 1 MB
 COUNT_POWER = 0.5
 NEAREST = 64  # captions that a query can be like: on the real catalog the rest moved no AP@10 by 0.0001
 
@@ -108,7 +109,10 @@ class QueryBank:
         Args:
             share_Q: per query the exemplars' part, 0 to 1; 0 leaves it as it is.
         """
-        known_QD = np.einsum("qm,qmd->qd", near.like_QM, single(self.exemplar_JD[near.row_QM]))
+        known_QD = np.empty((len(near.like_QM), self.exemplar_JD.shape[1]), np.float32)
+        for start in range(0, len(known_QD), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            known_QD[part] = np.einsum("qm,qmd->qd", near.like_QM[part], single(self.exemplar_JD[near.row_QM[part]]))
         share_Q1 = np.asarray(share_Q, np.float32)[:, None]
         own_QD = np.concatenate(query_QDs, axis=1)
         moved_QD = fusion.unit_blocks(

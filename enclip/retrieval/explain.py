@@ -131,11 +131,12 @@ def _view(searcher: Searcher, member: int, own_1D: Floats, row: int, allowed: Ma
 def _named(searcher: Searcher, words: str, row: int, *, wanted: bool) -> list[NamedAttribute]:
     if searcher.heads is None or not words:
         return []
-    shown = searcher.heads.shown(words, searcher.shown(np.array([row])))
+    columns = searcher.heads.asked(words) if wanted else searcher.heads.turned_from(words)
+    shown = searcher.heads.shown(columns, searcher.shown(np.array([row])))
     said = searcher.wording.said
     meant: list[float | None] = [None] * len(shown)
     if said is not None and searcher.mix.name_attribute_weight and not said.is_silent[row]:
-        meant = [float(found_1[0]) for found_1 in said.shown(searcher.heads.asked(words), np.array([row]))]
+        meant = [float(found_1[0]) for found_1 in said.shown(columns, np.array([row]))]
     return [
         NamedAttribute(field, values, float(probability_1[0]), by_name, wanted)
         for (field, values, probability_1), by_name in zip(shown, meant, strict=True)

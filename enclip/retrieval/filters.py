@@ -1,5 +1,6 @@
 """What a search may return → a boolean mask over the catalog's rows."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -125,15 +126,16 @@ class _Codes:
         return {value: int(count) for value, count in zip(self._spelling, found, strict=True) if value and count}
 
     def _code(self, value: str) -> int:
-        code = self._code_of.setdefault(_plain(value), len(self._code_of))
+        code = self._code_of.setdefault(plain(value), len(self._code_of))
         if code == len(self._spelling):
             self._spelling.append(value.strip())
         return code
 
     def match(self, values: Iterable[str]) -> Mask:
-        wanted = [self._code_of[plain] for plain in map(_plain, values) if plain and plain in self._code_of]
+        wanted = [self._code_of[value] for value in map(plain, values) if value and value in self._code_of]
         return np.isin(self._code_N, wanted)
 
 
-def _plain(value: str) -> str:
-    return value.strip().casefold()
+def plain(value: str) -> str:
+    """A text as it is compared: without surrounding space, in one case, its letters composed (NFC)."""
+    return unicodedata.normalize("NFC", value.strip().casefold())

@@ -113,6 +113,16 @@ class AttributeHeads:
                 found[part] = []
         return found
 
+    def turned_from(self, text: str) -> list[list[int]]:
+        """Per field the columns of the values that words to turn from mean: each as a whole, in any field that has it.
+        Who wants no "Casual Shoes" has said nothing against other shoes, or what else is casual.
+        """
+        named = [self._phrase_of[column] for column in _named(words(text), self._any_phrase)]
+        return [
+            [] if field == PAIR else [phrases[phrase] for phrase in named if phrase in phrases]
+            for field, phrases in zip(self.fields, self._phrases, strict=True)
+        ]
+
     def names(self, text: str, field: str) -> bool:
         """Whether a text names a value of a field."""
         return field in self.fields and bool(self.asked(text)[self.fields.index(field)])
@@ -134,14 +144,17 @@ class AttributeHeads:
                     asked_QF[row, field] = 1
         return direction_QD, asked_QF
 
-    def shown(self, text: str, embedding_CD: Floats) -> list[tuple[str, tuple[str, ...], Floats]]:
-        """Per field that a text names values of: the field, those values, and `[C]` how likely a picture shows one.
+    def shown(
+        self, column_FVs: Sequence[Sequence[int]], embedding_CD: Floats
+    ) -> list[tuple[str, tuple[str, ...], Floats]]:
+        """Per field with values: the field, those values, and `[C]` how likely a picture shows one.
 
         Args:
+            column_FVs: per field the columns of values, as `asked` and `turned_from` find them.
             embedding_CD: float32 concatenations of the pictures, their colours behind.
         """
         found = []
-        for start, field, values, columns in zip(self.starts, self.fields, self.values, self.asked(text), strict=True):
+        for start, field, values, columns in zip(self.starts, self.fields, self.values, column_FVs, strict=True):
             if columns:
                 part = slice(start, start + len(values))
                 logit_CV = embedding_CD @ self.joint.weight_DV[:, part] + self.joint.intercept_V[part]
@@ -151,7 +164,7 @@ class AttributeHeads:
         return found
 
     def avoidance(self, text: str, embedding_CD: Floats) -> Floats:
-        """`[C]`, at most 0, in units of the score: `1/τ · log(1 - p)`, p how likely a picture shows what a text names.
+        """`[C]`, at most 0, in units of the score: `1/τ · log(1 - p)`, p how likely a picture shows what a text means.
 
         Of several values of a field any counts; fields add up. Words that name no value cost nothing.
 
@@ -159,7 +172,7 @@ class AttributeHeads:
             embedding_CD: float32 concatenations of the pictures, their colours behind.
         """
         found_C = np.zeros(len(embedding_CD), np.float32)
-        for _, _, shown_C in self.shown(text, embedding_CD):
+        for _, _, shown_C in self.shown(self.turned_from(text), embedding_CD):
             found_C += self.doubt(shown_C)
         return found_C
 

@@ -89,7 +89,7 @@ class SaidByNames:
         """Per field with values: `[C]` how likely the names of some rows mean one of these; 0 where they say nothing.
 
         Args:
-            column_FVs: per field the columns of values, as `AttributeHeads.asked` finds them.
+            column_FVs: per field the columns of values, as `AttributeHeads.asked` and `turned_from` find them.
         """
         word_CW, speaks_C = self.word_NW[row_C], ~self.is_silent[row_C]
         found = []

@@ -121,7 +121,7 @@ class Scorer:
         if self.bank is not None:
             feedback_Q = np.asarray(mix.feedback * STRONGEST / self.bank.sharpness * breadth_Q * share_Q, np.float32)
         avoided = [
-            words if self.heads is not None and words and any(self.heads.asked(words)) else ""
+            words if self.heads is not None and words and any(self.heads.turned_from(words)) else ""
             for words in without or [None] * len(share_Q)
         ]
         return Asked(query_QD, offset_QE, pull_Q, feedback_Q, share_Q, texts, avoided)

@@ -1,7 +1,9 @@
 """BM25 over product names: what vectors are fused and compared with, and what a product's own name finds."""
 
 import json
+import logging
 import re
+import unicodedata
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -9,17 +11,19 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from enclip.errors import CatalogError, QueryError, ReleaseError
+from enclip.errors import QueryError, ReleaseError
 from enclip.records import Floats, Products, Ranking
 from enclip.retrieval import ranking
-from enclip.retrieval.filters import Mask
+from enclip.retrieval.filters import Mask, plain
 
 Texts = Sequence[str | None]  # per query its words
 NAMES = "names"  # a release's folder of bm25s' own files: arrays and JSON, no pickle
 K1, B = 0.5, 0.3  # names are short, and hardly repeat a word: docs/decisions/0007
-RULE, RULES = 2, "words.json"  # which `words` an index was made by; those from before it was written down are of 1
+RULE, RULES = 3, "words.json"  # which `words` an index was made by; those from before it was written down are of 1
 
 _JOINT = re.compile(r"(?<=\w)['’ʼ](?=\w)|(?<![\w'’ʼ‑-])([^\W\d_])[-‑](?=\w)")  # as in "men's", and in "T-shirt"
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index that it makes
+_UNSEEN = dict.fromkeys((0x200C, 0x200D, 0xFE0E, 0xFE0F))  # joiners and variants, which people do not type
 _ES = ("sse", "xe", "ze", "che", "she")  # what a plural s leaves of dresses, boxes, watches and brushes
 
 
@@ -30,9 +34,6 @@ class NameIndex:
         products: N products; of these, names and ids are read and nothing else.
         model: an index that was made of these names before; None: it is made now.
         k1, b: of an index that is made now.
-
-    Raises:
-        CatalogError: no product has a name.
     """
 
     def __init__(self, products: Products, model: "bm25s.BM25 | None" = None, *, k1: float = K1, b: float = B) -> None:
@@ -95,9 +96,10 @@ class NameIndex:
             model = bm25s.BM25.load(folder, mmap=True)
             scores, k1, b = model.scores, float(model.k1), float(model.b)
             rule = json.loads((folder / RULES).read_bytes())["rule"] if (folder / RULES).exists() else 1
+            last = max((model.vocab_dict[word] for word in model.vocab_dict if word), default=-1)
             fits = (
                 scores["num_docs"] == len(products)
-                and len(scores["indptr"]) > max(model.vocab_dict[word] for word in model.vocab_dict if word) + 1
+                and len(scores["indptr"]) > last + 1
                 and len(scores["data"]) == len(scores["indices"]) == scores["indptr"][-1]
             )
         # Whatever its JSON and arrays may hold instead of an index.
@@ -132,10 +134,11 @@ def words(text: str) -> list[str]:
     """Lower-case words of letters and digits, in the singular: "Watches" meet "Watch", "Men's" meets "Men".
 
     A single letter before a hyphen is part of its word, as in "T-shirt" and "V-neck"; other hyphens part two words.
+    Composed and decomposed letters are the same, and marks, as Hindi's vowels are, belong to their letter.
     """
-    together = _JOINT.sub(r"\1", text.casefold())
-    spaced = "".join(letter if letter.isalnum() else " " for letter in together)
-    return [_singular(word) for word in spaced.split()]
+    together = _JOINT.sub(r"\1", plain(text).translate(_UNSEEN))
+    spaced = "".join(letter if letter.isalnum() or _is_mark(letter) else " " for letter in together)
+    return [_singular(word) for word in spaced.split() if not _is_mark(word[0])]
 
 
 def letters_joined(parts: Sequence[str], known: Container[str]) -> list[str]:
@@ -163,6 +166,10 @@ def named(products: Products) -> Mask:
     return np.array([bool(name.strip()) for name in products.name], dtype=bool)
 
 
+def _is_mark(letter: str) -> bool:
+    return unicodedata.category(letter)[0] == "M"
+
+
 def _singular(word: str) -> str:
     if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
         word = word[:-1]
@@ -174,10 +181,9 @@ def _indexed(products: Products, k1: float, b: float) -> "bm25s.BM25":
     known = {word for name in names for word in name}
     word_ids: dict[str, int] = {}  # ids of our own making: bm25s' would need its tokenizer
     corpus = [[word_ids.setdefault(word, len(word_ids)) for word in letters_joined(name, known)] for name in names]
-    if not word_ids:
-        raise CatalogError("No product of the catalog has a name.", remedy="Map a column with --map name=COLUMN.")
     model = bm25s.BM25(method="lucene", k1=k1, b=b)
-    model.index((corpus, word_ids), show_progress=False)
+    with np.errstate(invalid="ignore"):  # without any word, a name's mean length is 0
+        model.index((corpus, word_ids or {"": 0}), show_progress=False)
     return model
 
 

@@ -150,7 +150,7 @@ class Wording:
             return np.zeros(len(row_C), np.float32)
         found_C = self.heads.avoidance(text, embedding_CD)
         if names and self.said is not None:
-            for shown_C in self.said.shown(self.heads.asked(text), row_C):
+            for shown_C in self.said.shown(self.heads.turned_from(text), row_C):
                 found_C = found_C + self.heads.doubt(shown_C)
         return found_C
 

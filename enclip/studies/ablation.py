@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from enclip.errors import CatalogError
 from enclip.pipeline.gallery import plain, without_bank
 from enclip.records import Split
 from enclip.retrieval.mix import WITHOUT_CLUSTERS, WITHOUT_WORDS_OF_NAMES, Mix
 from enclip.retrieval.searcher import Searcher
-from enclip.retrieval.text import NameIndex
+from enclip.retrieval.text import NameIndex, named
 from enclip.studies.findings import Findings
 from enclip.studies.lab import Epoch
 from enclip.studies.material import NAME_SHARE, Material, Values
@@ -59,7 +60,12 @@ ABOUT = (
 def run(material: Material) -> Findings:
     """From the untrained base to a hybrid with names: a part more in each row, and the four parts of the paper and
     its gallery crossed. Names never stand with pictures.
+
+    Raises:
+        CatalogError: no product has a name.
     """
+    if not named(material.world.products).any():
+        raise CatalogError("No product of the catalog has a name.", remedy="Map a column with --map name=COLUMN.")
     members, weights = material.ensemble
     base = material.lab.train(material.setting.instance(material.world.number, 0))[0]
     release = material.release.searcher

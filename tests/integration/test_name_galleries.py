@@ -13,12 +13,13 @@ from enclip.catalog.images import image_key
 from enclip.cli.releases import show_figures
 from enclip.config import Settings
 from enclip.errors import ConfigError, ReleaseError
+from enclip.evaluation.queries import build_queries
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline.choose import choose
 from enclip.pipeline.cluster import build
 from enclip.pipeline.embed import embed_all
 from enclip.pipeline.evaluate import evaluate_run
-from enclip.pipeline.gallery import measure, parts_alone
+from enclip.pipeline.gallery import extended, measure, parts_alone
 from enclip.pipeline.gate import decide
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.kagl import measure_kagl
@@ -289,8 +290,6 @@ def test_a_refresh_embeds_only_new_names_and_keeps_the_weights(
 
 
 def test_parts_alone_are_the_release_with_weights_of_zero(hybrid: OpenRelease, platform: Platform) -> None:
-    from enclip.evaluation.queries import build_queries
-
     allowed = hybrid.products.split == Split.GATE
     queries = build_queries(hybrid.products.take(allowed))
     blocks = hybrid.encode_texts([query.text for query in queries])
@@ -306,6 +305,23 @@ def test_by_pictures_alone_kagl_reads_no_word_of_names(platform: Platform, monke
     monkeypatch.setattr(SaidByNames, "log_probability", read)
     monkeypatch.setattr(NameIndex, "coverage", read)
     assert "article_type_to_product" in measure_kagl(platform, HYBRID)["tasks"]
+
+
+def test_what_searches_names_stands_over_products_that_have_lost_them(hybrid: OpenRelease) -> None:
+    """A champion must not stop the retraining that comes after an ingest without names."""
+    nameless = replace(hybrid.products, name=np.full(len(hybrid.products), "", dtype=object))
+    searcher = hybrid.searcher
+    members = range(len(hybrid.manifest.members))
+    blocks = [searcher.block(member) for member in members]
+    colours = searcher.wording.colours
+    bare = extended(searcher, nameless, blocks, blocks, colours if colours.shape[1] else None)
+    texts = ["navy blue shirt"]
+    found = bare.search(hybrid.encode_texts(texts), k=10, texts=texts)[0]
+    assert len(found.hits) == 10
+    assert bare.names is not None and not bare.names.search(texts, k=10)[0].hits
+    allowed = np.ones(len(nameless), dtype=bool)
+    alone = parts_alone(bare, hybrid.encode_texts(texts), build_queries(nameless)[:1], allowed=allowed)
+    assert alone["BM25 over names alone"][1].map_at_10 == 0
 
 
 def test_a_catalog_without_names_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

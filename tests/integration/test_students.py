@@ -9,9 +9,11 @@ import pytest
 from enclip.catalog.drawn import draw_catalog
 from enclip.config import Settings
 from enclip.errors import ReleaseError
+from enclip.evaluation.queries import build_queries
 from enclip.models.clip import ClipEncoder
 from enclip.pipeline import retrain as steps
 from enclip.pipeline.distil import distil_run, judged, student_texts
+from enclip.pipeline.gallery import measure
 from enclip.pipeline.ingest import ingest_source
 from enclip.pipeline.members import load_member
 from enclip.pipeline.open_release import OpenRelease, open_release, open_release_folder
@@ -73,6 +75,22 @@ def test_words_are_encoded_by_the_student_alone(release: OpenRelease) -> None:
     own = [encoder.encode_texts(["navy blue shirt"]) for encoder in release.encoders]
     for ours, theirs in zip(release.encode_texts(["navy blue shirt"]), own, strict=True):
         assert float((ours * theirs).sum()) > 0.8
+
+
+def test_the_best_member_answers_by_its_own_text_tower(platform: Platform, release: OpenRelease) -> None:
+    """As a release of it alone would, which has no student."""
+    folder = RunFolder(platform.blobs, "taught")
+    evaluation, best = folder.read("evaluation", EvaluationStep), folder.read("choose", ChoiceStep).best_member
+    is_gate = release.products.split == Split.GATE
+    queries = build_queries(release.products.take(is_gate))
+    texts = [query.text for query in queries]
+    own, taught = replace(release, student=None).encode_texts(texts)[best], release.encode_texts(texts)[best]
+    by_own, by_student = (
+        measure(release.searcher.member(best), [block], queries, allowed=is_gate).evaluation.results
+        for block in (own, taught)
+    )
+    assert evaluation.systems["best member"] == pytest.approx([result.ap_at_10 for result in by_own], abs=1e-5)
+    assert by_own != by_student
 
 
 def test_words_beside_a_product_are_completed_by_its_kind(release: OpenRelease) -> None:

@@ -38,7 +38,7 @@ def test_our_own_qrels_are_read_back(gallery, tmp_path):
     assert [query.relevant for query in back] == [query.relevant for query in of_kind(queries, QueryKind.SPECIFIC)]
 
 
-@pytest.mark.parametrize("content", ["q1 0 10\n", "q1 0 10 high\n", "q1 0 999 1\n", ""])
+@pytest.mark.parametrize("content", ["q1 0 10\n", "q1 0 10 high\n", "q1 0 10 ²\n", "q1 0 10 --1\n", "q1 0 999 1\n", ""])
 def test_what_cannot_be_used_is_refused_with_its_line(gallery, tmp_path, content):
     path = tmp_path / "qrels"
     path.write_text(content)

@@ -56,6 +56,13 @@ def test_how_far_it_turns_does_not_depend_on_how_weights_are_scaled() -> None:
     np.testing.assert_allclose(blocks(one)[0], blocks(ten)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-7, 1e20])
+def test_only_the_ratio_of_weights_matters(scale: float) -> None:
+    one, other = (Question("shirt", like="shoe", weights={"text": w, "like": 3 * w}) for w in (1.0, scale))
+    np.testing.assert_allclose(blocks(one)[0], blocks(other)[0], atol=1e-6)
+    assert one.word_share == pytest.approx(other.word_share)
+
+
 def test_a_product_alone_can_be_turned_from_words() -> None:
     (found, _) = blocks(Question(like="shoe", without="red"))
     np.testing.assert_allclose(found[0], unit(SHOE - TURN_FROM_KNOWN * RED), atol=1e-6)

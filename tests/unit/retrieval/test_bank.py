@@ -1,5 +1,6 @@
 """Query-bank calibration: the posterior by hand, hubs that stop crowding, and the search against its slow oracle."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -176,6 +177,21 @@ def test_words_move_toward_the_pictures_they_are_meant_by() -> None:
     sharp = replace(made, sharpness=1_000.0)
     whole = sharp.enrich(own_Q, np.ones(5, np.float32), sharp.near(own_Q))
     np.testing.assert_allclose(whole[0], made.exemplar_JD[:5, :16].astype(np.float32), atol=2e-2)
+
+
+def test_many_queries_take_the_memory_of_a_few_exemplars() -> None:
+    """An evaluation asks thousands at once."""
+    made = bank(400)
+    queries = [unit(3_000, dim, seed) for seed, dim in enumerate(DIMS, 300)]
+    near, shares = made.near(queries), np.full(3_000, 0.4, np.float32)
+    tracemalloc.start()
+    moved = made.enrich(queries, shares, near)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3_000 * 64 * sum(DIMS) * 4 / 4, "a quarter of all queries' exemplars"
+    few = made.enrich([block[500:520] for block in queries], shares[:20], made.near([b[500:520] for b in queries]))
+    for one, other in zip(few, moved, strict=True):
+        np.testing.assert_allclose(one, other[500:520], atol=1e-5)
 
 
 def test_captions_beyond_the_nearest_ones_hardly_move_a_query() -> None:

@@ -175,6 +175,18 @@ def test_words_to_turn_from_cost_the_doubt_of_what_they_name() -> None:
     assert not made.avoidance("striped", embedding_ND).any()
 
 
+def test_words_to_turn_from_are_what_they_are_as_a_whole() -> None:
+    """Who wants no sports shoes wants shoes: Sports is a usage, and Shoes a sub-category, but nobody said so."""
+    values = (("Sports Shoes", "Casual Shoes", "Shirts"), ("Sports", "Casual"), ("Shoes", "Topwear", "Shirts"))
+    nothing = LinearHeads(np.zeros((4, 8), np.float32), np.zeros(8, np.float32))
+    made = AttributeHeads(("article_type", "usage", "sub_category"), values, nothing, (nothing,), SHARPNESS)
+    assert made.asked("sports shoes") == [[0], [3], [5]], "all that it may mean, of what is wanted"
+    assert made.turned_from("sports shoes") == [[0], [], []]
+    assert made.turned_from("sports, casual shoe") == [[1], [3], []]
+    assert made.turned_from("shirts") == [[2], [], [7]], "a value of two fields is one in both"
+    assert made.turned_from("striped") == [[], [], []]
+
+
 def test_a_search_without_a_colour_shows_hardly_any_of_it() -> None:
     products = catalog(600)
     built = searcher(products, attribute_weight=0.0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from enclip.errors import CatalogError, QueryError, ReleaseError
+from enclip.errors import QueryError, ReleaseError
 from enclip.records import Product, Products
 from enclip.retrieval import text
 from enclip.retrieval.text import NameIndex, words
@@ -116,8 +116,39 @@ def test_best_matches_are_the_best_of_all_whatever_ties():
         np.testing.assert_array_equal(text.best_matches(score_N, num_rows=50, allowed=allowed), expected)
 
 
-def test_a_catalog_without_names_and_a_k_of_zero_are_refused(names):
-    with pytest.raises(CatalogError, match="--map name"):
-        NameIndex(Products.from_rows([Product("p", "", "")]))
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("crème", "cre\u0300me"),
+        ("Röcke", "RO\u0308CKE"),
+        ("नीला सूट", "नीला सूट"),
+        ("کفش‌ها", "کفشها"),
+        ("red ❤\ufe0f shoe", "red shoe"),
+    ],
+)
+def test_letters_meet_composed_or_not_and_keep_their_marks(one, other):
+    assert words(one) == words(other)
+    assert len(words(one)) == len(other.split())
+
+
+def test_words_that_differ_by_their_marks_alone_are_others():
+    assert words("शर्ट") != words("शॉर्ट")
+    products = Products.from_rows([Product(f"p{i}", name, "") for i, name in enumerate(("नीला सूट", "लाल साड़ी"))])
+    assert NameIndex(products).search(["सूट"], k=5)[0].product_ids == ("p0",)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("nothing", ["", "!!!"])
+def test_of_products_without_a_word_nothing_is_found(tmp_path, names, nothing):
+    """As after a catalog has lost its names, under a champion that searches them."""
+    products = Products.from_rows([Product(f"p{i}", nothing, "") for i in range(3)])
+    for index in (NameIndex(products), names.over(products)):
+        index.save(tmp_path)
+        for same in (index, NameIndex.load(tmp_path, products)):
+            assert same.search(["shoes", ""], k=5) == [names.search(["boat"], k=1)[0]] * 2
+            assert not same.coverage("shoes").any() and same.num_bytes >= 0
+
+
+def test_a_k_of_zero_is_refused(names):
     with pytest.raises(QueryError):
         names.search(["shoe"], k=0)
