@@ -32,7 +32,9 @@ class ShownAttribute(BaseModel):
     field: str
     values: list[str]
     probability: float = Field(description="By the picture.")
-    by_name: float | None = Field(description="Null where the release reads no names, or knows no word of this one.")
+    by_name: float | None = Field(
+        None, description="By the name; null where the release reads no names, or no word of this one."
+    )
     wanted: bool = Field(description="False: words to turn from.")
 
 
