@@ -84,8 +84,8 @@ class Report:
             tried: systems that are shown for the categories in which that one stays below the paper's worst.
             cross: systems shown once more, as tables of what they do and do not have.
             effects: what each part adds, as the mean over pairs of systems that differ in it alone.
-            apart: how names begin → the system that those are compared with, in a table of their own; all others
-                are compared with the first system.
+            apart: how names begin, or end → the system that those are compared with, in a table of their own; all
+                others are compared with the first system.
             about: what a reader has to know of the study.
         """
         systems, peers = self._systems(), self._peers(apart or {})
@@ -138,7 +138,7 @@ class Report:
             shown = {
                 name: [(value.mean, value.low, value.high) for value in kinds.values()] for name, kinds in gains.items()
             }
-            others = [f"\n{start}…: against {peer}" for start, peer in (apart or {}).items()]
+            others = [f"\n{part.strip(' ,:')}: against {peer}" for part, peer in (apart or {}).items()]
             title = f"mAP@10 against: {systems[0]}{''.join(others)}"
             plot_gains(self._folder / picture, shown, kinds=self._kinds(), title=title)
         text = self._markdown(
@@ -247,7 +247,9 @@ class Report:
         """System → what it is compared with."""
         systems = self._systems()
         return {
-            system: next((peer for start, peer in apart.items() if system.startswith(start)), systems[0])
+            system: next(
+                (peer for part, peer in apart.items() if system.startswith(part) or system.endswith(part)), systems[0]
+            )
             for system in systems
         }
 

@@ -139,6 +139,7 @@ STUDIES: dict[str, Study] = {
                 members.named(members.RELEASE, members.PLAIN),
             ),
         },
+        apart={members.RELEASE: members.named(members.RELEASE, members.PLAIN)},
     ),
     "heads": Study(
         "How are attribute heads best fitted?",
@@ -150,7 +151,11 @@ STUDIES: dict[str, Study] = {
         },
         about=heads.ABOUT,
     ),
-    "bases": Study("Which base weights to start from?", bases.run),
+    "bases": Study(
+        "Which base weights to start from?",
+        bases.run,
+        apart={bases.RELEASE: bases.named(bases.RELEASE, bases.FROM_NOTHING)},
+    ),
     "recipe": Study(
         "Which training recipe makes the most of the data?",
         recipe.run,
@@ -165,6 +170,7 @@ STUDIES: dict[str, Study] = {
                 recipe.named(recipe.RELEASE, recipe.DEFAULT),
             ),
         },
+        apart={recipe.RELEASE: recipe.named(recipe.RELEASE, recipe.DEFAULT)},
     ),
     "cost": Study("What does quality cost: training, index, search?", cost.run, Setting.all_of, about=cost.ABOUT),
 }

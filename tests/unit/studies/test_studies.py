@@ -42,7 +42,11 @@ def test_a_study_writes_what_it_measured(ran: Callable[[str], Ran], setting: Set
     for system in systems:
         for kind, part in per_query.groupby("kind"):
             assert document["systems"][system][kind] == pytest.approx(part[system].mean(), abs=1e-6)
-            peers = [peer for start, peer in STUDIES[name].apart.items() if system.startswith(start)]
+            peers = [
+                peer
+                for start, peer in STUDIES[name].apart.items()
+                if system.startswith(start) or system.endswith(start)
+            ]
             peer = (*peers, systems[0])[0]
             if system != peer:
                 found = document["gains"][system][kind]
