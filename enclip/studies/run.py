@@ -130,6 +130,10 @@ STUDIES: dict[str, Study] = {
                 members.named(members.GREEDY, members.BRANCHES),
                 members.named(members.BEST, members.PLAIN),
             ),
+            "gain_of_a_release": (
+                members.named(members.RELEASE, members.PLAIN),
+                members.named(members.BEST, members.PLAIN),
+            ),
             "gain_of_distinct_runs_as_a_release": (
                 members.named(members.RELEASE, members.DISTINCT),
                 members.named(members.RELEASE, members.PLAIN),
