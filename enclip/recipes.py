@@ -32,7 +32,7 @@ class TrainRecipe(Recipe):
     )
     epochs: int = Field(24, ge=1, le=200, description="Passes over the train split, per instance.")
     instances: int = Field(1, ge=1, le=16, description="Independent fine-tunings (seeds) in one run.")
-    seed: int = Field(0, ge=0, description="Seed of the first instance; instance i uses seed + i.")
+    seed: int = Field(0, ge=0, le=2**31, description="Seed of the first instance; instance i uses seed + i.")
     batch_size: int = Field(
         0,
         ge=0,

@@ -190,7 +190,7 @@ def place_newcomers(
         newcomers: product_id → its keys, without `BAND` keys and without keys refused as too common.
         placed: key → the placed products that have it.
         group_sizes: products per group that `placed` mentions.
-        limit: groups of this size take nobody in.
+        limit: groups of this size take nobody in; who is linked to nobody else founds one in the same split.
     """
     states = {key: KeyState(Counter(state.members)) for key, state in placed.items()}
     sizes = Counter(group_sizes)
@@ -239,19 +239,17 @@ def place_newcomers(
 def _join(
     product_id: str, keys: Iterable[Key], states: Mapping[Key, KeyState], sizes: Mapping[str, int], limit: int
 ) -> Place:
-    """The nearest group with room, aside when links lead into two splits, a new group when none has room."""
-    links = [
-        (key.kind, -count, place)
-        for key in keys
-        if key in states
-        for place, count in states[key].members.items()
-        if sizes.get(place.group_id, 0) < limit
-    ]
+    """The nearest group with room; aside when links lead into two splits; where no group has room a new one, which
+    stays in their split: what is full is no less alike.
+    """
+    links = [(key.kind, -count, place) for key in keys if key in states for place, count in states[key].members.items()]
     if not links:
         return new_group(product_id)
-    if len({place.split for _, _, place in links}) > 1:
+    splits = {place.split for _, _, place in links}
+    if len(splits) > 1:
         return aside(product_id)
-    return min(links)[2]
+    with_room = [link for link in links if sizes.get(link[2].group_id, 0) < limit]
+    return min(with_room)[2] if with_room else Place(new_group(product_id).group_id, splits.pop())
 
 
 def _band_keys(band: int, margins: NDArray[np.float64]) -> tuple[Key, Key]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from torch import Tensor, nn
 
 from enclip.errors import WeightsError
-from enclip.models.small_maps import quicken
+from enclip.models.small_maps import mend
 
 Tokenizer = Callable[[Sequence[str]], Tensor]  # texts → token_BL, int64
 
@@ -115,7 +115,7 @@ def build_module(architecture: Architecture, *, seed: int = 0) -> nn.Module:
                     f"Cannot build the CLIP of this configuration: {error}",
                     remedy="Towers and tokenizers from Hugging Face need `pip install enclip[hf]`.",
                 ) from error
-    quicken(module)
+    mend(module)
     return module.eval()  # type: ignore[no-any-return]
 
 

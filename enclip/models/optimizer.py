@@ -11,7 +11,7 @@ from enclip.recipes import TrainRecipe
 BETAS = (0.9, 0.98)  # CLIP's: the second moment follows the loss more quickly than Adam's default
 
 # How open_clip, timm and Hugging Face number their blocks: resblocks.3, layer2.0, stages.1.blocks.0, layers.7.
-_BLOCK = re.compile(r"(?:^|\.)(?:resblocks|blocks|stages|layers|layer)\.?(\d+)(?:\.(?:blocks\.)?(\d+))?(?=\.)")
+_BLOCK = re.compile(r"(?:^|\.)(?:resblocks|blocks|block|stages|layers|layer)\.?(\d+)(?:\.(?:blocks\.)?(\d+))?(?=\.)")
 _HEAD = re.compile(r"attn_?pool|head|proj$|projection")
 _STEM = re.compile(r"embed|token|stem|cls_|ln_pre|norm_pre|(?:^|\.)(?:conv|bn)\d")
 

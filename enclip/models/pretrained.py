@@ -50,7 +50,7 @@ def load_pretrained(name: str) -> ClipModel:
         raise WeightsError(f"{name} is a CoCa, which has a decoder that search has no use for.", remedy="Use a CLIP.")
     architecture = Architecture(
         model_cfg=model_cfg,
-        preprocessing=_preprocessing(module),
+        preprocessing=_preprocessing(module, name),
         tokenizer=_tokenizer_spec(tokenizer, model_cfg),
         text_tower=module.text.config.to_dict() if "hf_model_name" in model_cfg["text_cfg"] else {},
     )
@@ -84,16 +84,25 @@ def _parse(name: str) -> tuple[str, str | None, bool]:
     return model_name, tag, bool(published.get("quick_gelu", False))
 
 
-def _preprocessing(module: nn.Module) -> Preprocessing:
+def _preprocessing(module: nn.Module, name: str) -> Preprocessing:
     config = open_clip.get_model_preprocess_cfg(module)
     size = config["size"]
     interpolation = config.get("interpolation", "bicubic")
-    return Preprocessing(
-        side=int(size if isinstance(size, int) else size[0]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bicubic",
-    )
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) > 1:
+        raise WeightsError(f"{name} looks at pictures of {size} px.", remedy="Use a CLIP that looks at squares.")
+    try:
+        return Preprocessing(
+            side=sides.pop(),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bicubic",
+        )
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"The preprocessing of {name} cannot be used: {first_lines(error)}.",
+            remedy="Give side, and mean and std of three colours, in its preprocess_cfg.",
+        ) from error
 
 
 def _tokenizer_spec(tokenizer: Any, model_cfg: dict[str, Any]) -> TokenizerSpec:

@@ -132,11 +132,21 @@ def test_a_newcomer_that_links_two_splits_stands_aside_and_links_nobody() -> Non
     assert places == {"n": aside("n"), "o": new_group("o")}
 
 
-def test_a_full_group_takes_nobody_in() -> None:
+@pytest.mark.parametrize("split", [Split.TRAIN, Split.SELECT, Split.GATE])
+def test_a_full_group_takes_nobody_in_but_what_is_like_it_stays_in_its_split(split: Split) -> None:
     placed = {_stem("x"): KeyState()}
+    placed[_stem("x")].add(Place("g1", split), 3)
+    newcomers = {f"n{number}": [_stem("x")] for number in range(3)}
+    places = place_newcomers(newcomers, placed=placed, group_sizes={"g1": 3}, limit=3)
+    assert set(places.values()) == {Place(new_group("n0").group_id, split)}
+
+
+def test_links_to_a_full_group_count_where_another_has_room() -> None:
+    placed = {_stem("x"): KeyState(), _stem("y"): KeyState()}
     placed[_stem("x")].add(Place("g1", Split.TRAIN), 3)
-    places = place_newcomers({"n": [_stem("x")]}, placed=placed, group_sizes={"g1": 3}, limit=3)
-    assert places == {"n": new_group("n")}
+    placed[_stem("y")].add(Place("g2", Split.GATE), 1)
+    places = place_newcomers({"n": [_stem("x"), _stem("y")]}, placed=placed, group_sizes={"g1": 3, "g2": 1}, limit=3)
+    assert places == {"n": aside("n")}
 
 
 def test_one_percent_but_never_fewer_than_twenty() -> None:

@@ -75,6 +75,25 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path: Path)
         load_base(f"local-dir:{folder}", seed=0, device=CPU)
 
 
+@pytest.mark.parametrize(("part", "value"), [("mean", [0.5]), ("mean", 0.5), ("std", "none")])
+def test_a_preprocessing_that_cannot_be_used_is_one_clear_error(tmp_path: Path, part: str, value: object):
+    folder = _open_clip_folder(tmp_path)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"][part] = value
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=str(folder)):
+        load_base(f"local-dir:{folder}", seed=0, device=CPU)
+
+
+def test_a_base_that_looks_at_oblongs_is_refused(tmp_path: Path):
+    folder = _open_clip_folder(tmp_path)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["image_size"] = [32, 48]
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="squares"):
+        load_base(f"local-dir:{folder}", seed=0, device=CPU)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

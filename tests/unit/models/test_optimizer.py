@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
 from enclip.models.architecture import Architecture
 from enclip.models.optimizer import layer_shares, make_optimizer
@@ -83,16 +84,23 @@ def test_a_layer_learns_the_slower_the_more_blocks_are_above_it(
 def test_the_blocks_of_a_hybrid_s_stem_are_no_blocks_of_its_tower() -> None:
     """ViTamin's names: convolutions in stages below a transformer."""
 
-    class Named(torch.nn.Module):
-        def named_parameters(self, *_: object, **__: object) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    class Named(nn.Module):
+        def named_parameters(self, *_: object, **__: object) -> Iterator[tuple[str, nn.Parameter]]:
             names = [
                 "patch_embed.backbone.stages.1.blocks.3.conv.weight",
                 "blocks.0.attn.weight",
                 "blocks.1.attn.weight",
             ]
-            return ((f"clip.visual.trunk.{name}", torch.nn.Parameter()) for name in names)
+            return ((f"clip.visual.trunk.{name}", nn.Parameter()) for name in names)
 
     assert list(layer_shares(Named(), 0.5).values()) == [0.5**3, 0.5**2, 0.5]
+
+
+def test_the_blocks_of_t5_are_rungs_and_their_sublayers_are_not() -> None:
+    blocks = [nn.ModuleDict({"layer": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])}) for _ in range(3)]
+    shares = layer_shares(nn.ModuleDict({"text": nn.ModuleDict({"block": nn.ModuleList(blocks)})}), 0.5)
+    for block, expected in enumerate((0.125, 0.25, 0.5)):
+        assert {shares[f"text.block.{block}.layer.{layer}.weight"] for layer in (0, 1)} == {expected}
 
 
 def test_without_a_decay_there_are_two_groups_as_ever() -> None:
