@@ -167,6 +167,8 @@ def _fit(
     if saved:
         towers.load_state_dict(saved["towers"])
         optimizer.load_state_dict(saved["optimizer"])
+    elif towers.bias is not None and not model.is_untrained:
+        _level(towers, towers.bias, batches.sample(recipe.batch_size), device)
     # What an epoch keeps is written by the first process alone.
     average = moving_average(towers, recipe.ema) if recipe.ema and ranks.first else None
     kept: Towers = average.module if average else towers  # type: ignore[assignment]
@@ -360,6 +362,20 @@ def _encode(
         key_C=host.key_C.to(device),
     )
     return batch, scale, bias
+
+
+def _level(towers: Towers, bias: nn.Parameter, host: HostBatch, device: torch.device) -> None:
+    """Start the sigmoid's bias where a mean pair of a trained base has even odds.
+
+    By SigLIP's own start the scale of a softmax, up to 100, would have nearly every pair true, and the first steps
+    would tear the towers apart.
+    """
+    towers.eval()
+    with torch.inference_mode():
+        images_BCHW = prepare(host.pixels_BHWC.to(device), towers.model.architecture.preprocessing)
+        batch, scale, _ = _encode(towers, towers.clip, images_BCHW, host, device)
+        start = -float(scale * (batch.image_BD @ batch.text_CD.T).mean())
+    nn.init.constant_(bias, start)
 
 
 @torch.inference_mode()

@@ -106,6 +106,26 @@ def test_each_epoch_is_a_checkpoint_with_its_figures_and_the_first_is_the_base(s
     assert "images_per_s" in results[1].metrics
 
 
+def test_the_sigmoid_goes_on_from_what_a_softmax_has_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A CLIP's scale is near 100: with SigLIP's bias of -10 nearly every wrong pair would begin as true."""
+    data = draw_shapes(96)
+    learnt = _fit(data, tmp_path / "softmax", RECIPE.model_copy(update={"epochs": 12}))[-1].folder
+    recipe = RECIPE.model_copy(update={"loss": "sigmoid", "epochs": 1, "learning_rate": 1e-3})
+
+    def trained(folder: Path) -> tuple[float, float]:
+        """Its loss before the first epoch, and what it knows after it."""
+        model = load_checkpoint(learnt, device=CPU)
+        torch.nn.init.constant_(model.module.logit_scale, float(np.log(90)))
+        before, after = _fit(data, folder, recipe, model=model)
+        return before.metrics["train_loss"], _accuracy(data, load_checkpoint(after.folder, device=CPU))
+
+    loss, knows = trained(tmp_path / "level")
+    assert knows > 0.8 and loss < 350
+    monkeypatch.setattr(training, "_level", lambda *_: None)
+    loss_of_siglips, knew = trained(tmp_path / "siglip")
+    assert loss < 0.8 * loss_of_siglips and knows >= knew
+
+
 @pytest.mark.parametrize(
     "technique",
     [
