@@ -85,7 +85,7 @@ class Report:
             cross: systems shown once more, as tables of what they do and do not have.
             effects: what each part adds, as the mean over pairs of systems that differ in it alone.
             apart: how names begin, or end → the system that those are compared with, in a table of their own; all
-                others are compared with the first system.
+                others are compared with the first system, and these too where theirs is not among the systems.
             about: what a reader has to know of the study.
         """
         systems, peers = self._systems(), self._peers(apart or {})
@@ -246,9 +246,10 @@ class Report:
     def _peers(self, apart: Mapping[str, str]) -> dict[str, str]:
         """System → what it is compared with."""
         systems = self._systems()
+        known = {part: peer for part, peer in apart.items() if peer in systems}
         return {
             system: next(
-                (peer for part, peer in apart.items() if system.startswith(part) or system.endswith(part)), systems[0]
+                (peer for part, peer in known.items() if system.startswith(part) or system.endswith(part)), systems[0]
             )
             for system in systems
         }

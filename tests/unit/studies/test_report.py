@@ -107,6 +107,17 @@ def test_systems_that_stand_apart_are_compared_with_their_own(tmp_path: Path) ->
     assert "| plain, off | 0.550 |  |" in second and "| plain, on | 0.500 | -0.050 (" in second
 
 
+def test_systems_stand_apart_by_how_they_end_where_their_own_is_there(tmp_path: Path) -> None:
+    found = report(tmp_path)
+    found.add(0, rows(0, {"a, best": [0.1, 0.2], "a, whole": [0.3, 0.4], "b, whole": [0.5, 0.5]}), {})
+    found.write(headlines={}, apart={"whole": "a, whole"})
+    gains = written(tmp_path)["gains"]
+    assert set(gains) == {"b, whole"} and gains["b, whole"]["specific"]["mean"] == pytest.approx(0.15)
+    found.write(headlines={}, apart={"whole": "left out, whole"})
+    gains = written(tmp_path)["gains"]
+    assert set(gains) == {"a, whole", "b, whole"} and gains["b, whole"]["specific"]["mean"] == pytest.approx(0.35)
+
+
 def test_crossed_systems_are_shown_once_more_with_holes_where_there_is_none(tmp_path: Path) -> None:
     found = report(tmp_path)
     found.add(0, rows(0, {"theirs": [0.1, 0.2], "ours": [0.3, 0.4], "both": [0.5, 0.5]}), {})
