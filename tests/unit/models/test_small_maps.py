@@ -12,7 +12,7 @@ from .small_models import CPU
 
 
 def pair(channels: int = 512, stride: int = 1, *, bias: bool = False) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """A convolution as torch has it, and the same one quickened."""
+    """A convolution as torch has it, and the same one mended."""
     plain = nn.Conv2d(16, channels, 3, stride, 1, bias=bias)
     quick = copy.deepcopy(plain)
     mend(nn.Sequential(quick))

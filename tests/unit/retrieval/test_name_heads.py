@@ -146,8 +146,8 @@ def test_why_says_what_the_name_means_where_names_are_read(products: Products, b
     assert [named.by_name for named in unread] == [None]
 
 
-def test_words_alone_rank_as_the_release_does_where_vectors_say_nothing(products: Products, built: Searcher) -> None:
-    """Without the vectors' part, a hybrid's order is that of words alone; words that say nothing find nothing."""
+def test_words_alone_rank_by_what_they_add_to_a_score(products: Products, built: Searcher) -> None:
+    """Words that say nothing find nothing."""
     allowed, texts = np.asarray(products.split == Split.GATE), [QUERY, "red shirts", "unheard of"]
     query = [np.repeat(unit(1, 12, 3), len(texts), axis=0)]
     found = built.by_words(query, k=30, texts=texts, allowed=allowed)
