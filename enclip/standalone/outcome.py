@@ -24,15 +24,16 @@ TITLE_HEIGHT = 34
 
 
 def show_figures(console: Console, evaluation: EvaluationStep) -> None:
-    """mAP@10 of every system by kind of query, and the challenger's by category, with counts."""
+    """mAP@10 of every system by kind of query, and the challenger's by category, with counts of queries."""
     summary = evaluation.summary()
     for gallery, systems in evaluation.by_gallery().items():
         table = Table(title=f"Release {evaluation.release}: mAP@10, gate split, {gallery}", title_justify="left")
-        for column in ("queries", "number", *systems):
-            table.add_column(column, justify="left" if column == "queries" else "right")
+        table.add_column("system")
         for kind, figures in summary["by_kind"].items():
-            values = [_figure(figures[system]) for system in systems.values()]
-            table.add_row(f"{kind}{' ★' if kind == summary['headline'] else ''}", str(figures["num_queries"]), *values)
+            star = " ★" if kind == summary["headline"] else ""
+            table.add_column(f"{kind}{star} ({figures['num_queries']})", justify="right")
+        for label, system in systems.items():
+            table.add_row(label, *(_figure(figures[system]) for figures in summary["by_kind"].values()))
         console.print(table)
     table = Table(title=f"By category, {summary['headline']} queries ★", title_justify="left")
     for column in ("category", "mAP@10", "queries", "relevant"):

@@ -115,10 +115,22 @@ def test_figures_stand_beside_their_counts() -> None:
     console = quiet()
     outcome.show_figures(console, evaluation())
     lines = shown(console).splitlines()
-    (headline,) = [line for line in lines if "specific ★" in line]
-    assert [cell.strip() for cell in headline.split("│")[2:5]] == ["3", "0.750", "0.500"]
+    (heading,) = [line for line in lines if "system" in line]
+    assert [cell.strip() for cell in heading.split("┃")[1:4]] == ["system", "specific ★ (3)", "type (1)"]
+    (champion,) = [line for line in lines if "champion" in line]
+    assert [cell.strip() for cell in champion.split("│")[2:4]] == ["0.500", "0.500"]
     (bags,) = [line for line in lines if "Bags" in line]
     assert [cell.strip() for cell in bags.split("│")[2:5]] == ["0.750", "1", "5"]
+
+
+def test_figures_of_many_systems_fit_a_terminal() -> None:
+    without = [f"without {part}" for part in ("clusters", "bank", "attributes", "student", "names", "words of names")]
+    console = quiet(width=80)
+    systems = dict.fromkeys(["challenger", *without, "best member", "base"], (0.5,) * 4)
+    outcome.show_figures(console, evaluation().model_copy(update={"systems": systems}))
+    lines = shown(console).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split("│")[1].strip() for line in lines if "without" in line] == without
 
 
 def test_a_refusal_is_shown_with_its_reasons() -> None:
