@@ -7,6 +7,8 @@ import torch
 
 from enclip.errors import TrainingError
 from enclip.models.bases import load_base
+from enclip.models.schedule import LOW_RANK
+from enclip.recipes import TrainRecipe
 from enclip.studies.definition import Setting
 from enclip.studies.findings import Fact, Findings
 from enclip.studies.lab import Epoch, Training, best_of
@@ -31,10 +33,6 @@ VARIANTS: Mapping[str, Variant] = {
     "60% of pictures made poor": {"low_quality": 0.6},
 }
 FROM_NOTHING: Mapping[str, Variant] = {"learning rate 2e-3": {"learning_rate": 2e-3}}  # twice the default
-PRETRAINED: Mapping[str, Variant] = {
-    "updates of rank 16": {"lora_rank": 16},
-    "layer decay 0.75": {"layer_decay": 0.75},
-}
 
 
 def named(system: str, variant: str) -> str:
@@ -42,16 +40,22 @@ def named(system: str, variant: str) -> str:
     return f"{variant}, {system}"
 
 
-def variants(*, untrained: bool) -> Mapping[str, Variant]:
-    """The default, and one technique at a time: those that such a base can be trained with."""
-    return {**VARIANTS, **(FROM_NOTHING if untrained else PRETRAINED)}
+def variants(default: TrainRecipe, *, untrained: bool) -> Mapping[str, Variant]:
+    """The default, and one technique at a time: those that such a base can be trained with.
+
+    Low-rank updates get ten times the rate of whole matrices, as where the recipe names none.
+    """
+    if untrained:
+        return {**VARIANTS, **FROM_NOTHING}
+    rate = {"learning_rate": default.learning_rate * LOW_RANK} if default.learning_rate else {}
+    return {**VARIANTS, "updates of rank 16": {"lora_rank": 16, **rate}, "layer decay 0.75": {"layer_decay": 0.75}}
 
 
 def trainings(setting: Setting, fold: int) -> list[Training]:
     """One instance by each variant."""
     base = load_base(setting.base, seed=0, device=torch.device("cpu"))
-    tried = variants(untrained=base.is_untrained)
-    return [setting.instance(fold, 0).varied(**changes) for changes in tried.values()]
+    plain = setting.instance(fold, 0)
+    return [plain.varied(**changes) for changes in variants(plain.recipe, untrained=base.is_untrained).values()]
 
 
 def run(material: Material) -> Findings:
@@ -60,14 +64,14 @@ def run(material: Material) -> Findings:
     The best epoch is measured by plain cosines, so that it shows the training alone. A variant that the
     catalog cannot be trained with stands in the facts with the reason.
     """
-    setting, fold = material.setting, material.world.number
+    setting, plain = material.setting, material.setting.instance(material.world.number, 0)
     base = load_base(setting.base, seed=0, device=material.lab.device)
     systems: dict[str, Values] = {}
     facts: dict[str, Fact] = {}
     quality: dict[str, float] = {}
-    for variant, changes in variants(untrained=base.is_untrained).items():
+    for variant, changes in variants(plain.recipe, untrained=base.is_untrained).items():
         try:
-            epochs = material.lab.train(setting.instance(fold, 0).varied(**changes))[1:]
+            epochs = material.lab.train(plain.varied(**changes))[1:]
         except TrainingError as error:
             if variant == DEFAULT:
                 raise

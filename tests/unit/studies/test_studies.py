@@ -378,7 +378,7 @@ def test_each_variant_of_the_recipe_is_trained_and_the_chosen_one_is_selects(ran
     done = ran("recipe")
     facts, per_query = done.document["facts"]["0"], done.per_query
     *tried, chosen = facts
-    assert tried == list(recipe.variants(untrained=True)) and chosen == recipe.CHOSEN
+    assert tried == list(recipe.variants(TrainRecipe(), untrained=True)) and chosen == recipe.CHOSEN
     best = max(tried, key=lambda variant: facts[variant]["its mAP@10 on select"])
     assert facts[chosen] == {**facts[best], "is": best}
     for system in (recipe.BEST, recipe.RELEASE):
@@ -389,7 +389,7 @@ def test_each_variant_of_the_recipe_is_trained_and_the_chosen_one_is_selects(ran
 
 def test_a_variant_changes_what_it_names_and_nothing_else(setting: Setting) -> None:
     plain = setting.instance(1, 0)
-    tried = recipe.variants(untrained=True) | recipe.variants(untrained=False)
+    tried = recipe.variants(plain.recipe, untrained=True) | recipe.variants(plain.recipe, untrained=False)
     assert plain.varied(**tried[recipe.DEFAULT]) == plain
     for changes in tried.values():
         varied = plain.varied(**changes)
@@ -401,7 +401,7 @@ def test_a_variant_changes_what_it_names_and_nothing_else(setting: Setting) -> N
 
 
 def test_layers_are_told_apart_for_pretrained_bases_alone(platform: Platform, setting: Setting) -> None:
-    from_nothing, pretrained = recipe.variants(untrained=True), recipe.variants(untrained=False)
+    from_nothing, pretrained = (recipe.variants(TrainRecipe(), untrained=untrained) for untrained in (True, False))
     assert not any("layer_decay" in changes for changes in from_nothing.values())
     assert not any("learning_rate" in changes for changes in pretrained.values())
     assert [*pretrained][-1] == "layer decay 0.75" and [*from_nothing][-1] == "learning rate 2e-3"
@@ -409,6 +409,15 @@ def test_layers_are_told_apart_for_pretrained_bases_alone(platform: Platform, se
     ours = setting.model_copy(update={"base": f"local-dir:{trained.folder}"})
     decays = {training.recipe.layer_decay for training in recipe.trainings(ours, 0)}
     assert decays == {1.0, 0.75}, "what we trained on another catalog is a pretrained base too"
+
+
+def test_low_rank_updates_get_ten_times_the_rate_that_is_asked_for() -> None:
+    def rates(default: TrainRecipe) -> dict[str, float]:
+        tried = recipe.variants(default, untrained=False)
+        return {name: changes["learning_rate"] for name, changes in tried.items() if "learning_rate" in changes}
+
+    assert rates(TrainRecipe(learning_rate=1e-3)) == {"updates of rank 16": pytest.approx(1e-2)}
+    assert rates(TrainRecipe()) == {}, "training itself multiplies what it chooses"
 
 
 def test_a_variant_that_a_catalog_cannot_be_trained_with_is_listed_with_the_reason(
