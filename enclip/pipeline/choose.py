@@ -195,10 +195,11 @@ class _Chooser:
             limits.append(f"{self._recipe.max_text_ms:g} ms for words")
         if self._recipe.max_memory_mb:
             limits.append(f"{self._recipe.max_memory_mb:g} MB")
+        soups = "1 soup" if len(self._soups) == 1 else f"{len(self._soups)} soups"
         return (
-            f"{name} has the highest mAP@10 on select ({qualities[name]:.3f}; best epoch "
+            f"{name.capitalize()} has the highest mAP@10 on select ({qualities[name]:.3f}; best epoch "
             f"{qualities['best epoch']:.3f}) among ensembles of {wish} in {', '.join(limits)}, out of "
-            f"{len(self._epochs)} checkpoints and {len(self._soups)} soups."
+            f"{len(self._epochs)} checkpoints and {soups}."
         )
 
 
