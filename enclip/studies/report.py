@@ -1,8 +1,11 @@
 """Findings of all folds → `NAME.md`, `NAME.json`, `NAME.per_query.csv` and a plot; folds run before are kept."""
 
+import fcntl
 import json
+import os
 import platform as machine
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +48,29 @@ class Report:
         self.per_query = pd.DataFrame(columns=list(ABOUT))
         self.facts: dict[str, dict[str, Fact]] = {}
         self._code_of: dict[str, dict[str, str]] = {}
-        self._take_in_known()
+        self._read()
 
     @property
     def folds(self) -> list[int]:
         """The folds that are in it."""
         return sorted(int(fold) for fold in self.per_query["fold"].unique())
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the report, as it lies there now, to add a fold and write; other runs of the same study wait.
+
+        What was added and not written is gone.
+        """
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # ends with the process
+            self._read()  # another run may have added folds, or run some again, since this one began
+            yield
+        finally:
+            os.close(folder)
+
     def add(self, fold: int, rows: pd.DataFrame, facts: Mapping[str, Fact]) -> None:
         """Put a fold in, in the place of what it said before."""
-        self._take_in_known()  # what another run has added meanwhile
         others = self.per_query[self.per_query["fold"] != fold]
         self.per_query = rows if others.empty else pd.concat([others, rows], ignore_index=True)
         # A system that only the fold's earlier version had is gone.
@@ -266,17 +282,10 @@ class Report:
     def _kinds(self) -> list[str]:
         return [kind for kind in KINDS if (self.per_query["kind"] == kind).any()]
 
-    def _take_in_known(self) -> None:
-        """Take in the folds that another run of the very same study has written and this one does not have."""
-        known = self._known()
-        if known is None:
-            return
-        rows, facts, code_of = known
-        new = rows[~rows["fold"].isin(self.folds)]
-        if not new.empty:
-            self.per_query = new if self.per_query.empty else pd.concat([self.per_query, new], ignore_index=True)
-        self.facts = {**facts, **self.facts}
-        self._code_of = {**code_of, **self._code_of}
+    def _read(self) -> None:
+        """Be what lies in the folder, if it is of the very same study."""
+        if known := self._known():
+            self.per_query, self.facts, self._code_of = known
 
     def _known(self) -> tuple[pd.DataFrame, dict[str, dict[str, Fact]], dict[str, dict[str, str]]] | None:
         """What lies in the folder, if it is of the very same study."""

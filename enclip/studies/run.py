@@ -216,17 +216,18 @@ def run_study(
         tell(f"{name}, fold {fold}")
         material = Material(lab, setting, fold)
         findings = study.run(material)
-        report.add(fold, rows_of(material, findings), findings.facts)
-        paths = report.write(
-            headlines=study.headlines,
-            levels=study.levels,
-            by_category=study.by_category,
-            tried=study.tried,
-            cross=study.cross,
-            effects=study.effects,
-            apart=study.apart,
-            about=study.about,
-        )
+        with report.turn():
+            report.add(fold, rows_of(material, findings), findings.facts)
+            paths = report.write(
+                headlines=study.headlines,
+                levels=study.levels,
+                by_category=study.by_category,
+                tried=study.tried,
+                cross=study.cross,
+                effects=study.effects,
+                apart=study.apart,
+                about=study.about,
+            )
         figures = {f"fold {fold}/{system}": float(values.mean()) for system, values in findings.systems.items()}
         platform.registry.log_figures(mlflow_run_id, params={}, metrics=figures)
     with tempfile.TemporaryDirectory(prefix="enclip-") as copies:

@@ -1,7 +1,9 @@
 """Findings of folds, written by hand → a report: what is kept, what starts anew, what a missing system does."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,22 @@ def test_a_fold_that_is_run_again_replaces_what_it_said(tmp_path: Path) -> None:
     found.add(0, rows(0, {"theirs": [0.2], "ours": [0.5]}), {"new": {}})
     assert list(found.per_query["ours"]) == [0.5] and "gone" not in found.per_query
     assert list(found.facts["0"]) == ["new"]
+
+
+def test_runs_side_by_side_keep_each_others_folds(tmp_path: Path) -> None:
+    def run(found: Report, fold: int, ours: float) -> None:
+        with found.turn():
+            found.add(fold, rows(fold, {"theirs": [0.1], "ours": [ours]}), {})
+            time.sleep(0.2)  # a report takes as long to draw
+            found.write(headlines={})
+
+    run(report(tmp_path), 0, 0.3)
+    first, second = report(tmp_path), report(tmp_path)  # both began when fold 0 said 0.3
+    run(first, 0, 0.4)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, (first, second), (1, 2), (0.5, 0.6)))
+    found = report(tmp_path)
+    assert dict(found.per_query[["fold", "ours"]].itertuples(index=False)) == {0: 0.4, 1: 0.5, 2: 0.6}
 
 
 def test_a_system_that_a_fold_lacks_is_compared_where_it_is(tmp_path: Path) -> None:
@@ -190,10 +208,12 @@ def test_an_older_report_keeps_its_code_when_it_is_drawn_again(tmp_path: Path) -
 
 def test_two_runs_of_a_fold_each_keep_both(tmp_path: Path) -> None:
     one, other = report(tmp_path), report(tmp_path)
-    one.add(0, rows(0, {"theirs": [0.1], "ours": [0.3]}), {"row": {"fold": 0}})
-    one.write(headlines=HEADLINE)
-    other.add(1, rows(1, {"theirs": [0.5], "ours": [0.6]}), {"row": {"fold": 1}})
-    other.write(headlines=HEADLINE)
+    with one.turn():
+        one.add(0, rows(0, {"theirs": [0.1], "ours": [0.3]}), {"row": {"fold": 0}})
+        one.write(headlines=HEADLINE)
+    with other.turn():
+        other.add(1, rows(1, {"theirs": [0.5], "ours": [0.6]}), {"row": {"fold": 1}})
+        other.write(headlines=HEADLINE)
     assert written(tmp_path)["folds"] == [0, 1] and set(written(tmp_path)["facts"]) == {"0", "1"}
     assert set(written(tmp_path)["code_of_folds"]) == {"0", "1"}
 
